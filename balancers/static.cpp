@@ -1,0 +1,101 @@
+// Static balancers. partition_by_weight is the classic chain partition: cost[k][n] = min over j of
+// max(cost[k-1][j], sum of weights j..n-1), O(stages layers^2).
+#include "balancers/static.hpp"
+
+#include <algorithm>
+#include <limits>
+
+#include "kernels/check.hpp"
+
+namespace pipemark {
+
+int Partition::stage_of(int layer) const {
+  const auto after = std::upper_bound(first.begin(), first.end(), layer);
+  check(layer >= 0 && after != first.end(), "Partition::stage_of: layer {} of {}", layer, layers());
+  return static_cast<int>(after - first.begin()) - 1;
+}
+
+namespace {
+void check_sizes(int layers, int stages) {
+  if (stages < 1 || layers < stages) {
+    throw UserError(
+        fmt::format("the model has {} layers (embedding, blocks, head) for {} stages", layers,
+                    stages),
+        "use fewer ranks or chunks, or raise model.layers: a stage needs at least one layer");
+  }
+}
+}  // namespace
+
+Partition partition_even(int layers, int stages) {
+  check_sizes(layers, stages);
+  // With a block or more for each stage the blocks are dealt; else every layer counts as one.
+  const bool deal_blocks = layers - 2 >= stages;
+  const int dealt = deal_blocks ? layers - 2 : layers;
+  Partition partition;
+  partition.first.push_back(0);
+  int next = deal_blocks ? 1 : 0;
+  for (int s = 0; s < stages; ++s) {
+    next += dealt / stages + (s < dealt % stages ? 1 : 0);
+    partition.first.push_back(next);
+  }
+  partition.first.back() = layers;
+  return partition;
+}
+
+Partition partition_by_weight(const std::vector<double>& weights, int stages) {
+  const int layers = static_cast<int>(weights.size());
+  check_sizes(layers, stages);
+  std::vector<double> prefix(weights.size() + 1, 0.0);
+  for (std::size_t i = 0; i < weights.size(); ++i) prefix[i + 1] = prefix[i] + weights[i];
+
+  const double infinity = std::numeric_limits<double>::infinity();
+  const auto width = static_cast<std::size_t>(layers) + 1;
+  std::vector<double> cost((static_cast<std::size_t>(stages) + 1) * width, infinity);
+  std::vector<int> cut(cost.size(), 0);
+  const auto at = [&](int k, int n) {
+    return static_cast<std::size_t>(k) * width + static_cast<std::size_t>(n);
+  };
+  cost[at(0, 0)] = 0;
+  for (int k = 1; k <= stages; ++k) {
+    for (int n = k; n <= layers - (stages - k); ++n) {
+      for (int j = k - 1; j < n; ++j) {
+        const double largest =
+            std::max(cost[at(k - 1, j)],
+                     prefix[static_cast<std::size_t>(n)] - prefix[static_cast<std::size_t>(j)]);
+        if (largest < cost[at(k, n)]) {
+          cost[at(k, n)] = largest;
+          cut[at(k, n)] = j;
+        }
+      }
+    }
+  }
+  Partition partition;
+  partition.first.assign(static_cast<std::size_t>(stages) + 1, 0);
+  for (int k = stages, n = layers; k >= 1; --k) {
+    partition.first[static_cast<std::size_t>(k)] = n;
+    n = cut[at(k, n)];
+  }
+  return partition;
+}
+
+Partition make_partition(std::string_view balancer, const std::vector<LayerCost>& layers,
+                         int stages) {
+  if (balancer == "static-even") return partition_even(static_cast<int>(layers.size()), stages);
+  std::vector<double> weights;
+  if (balancer == "static-parameters") {
+    for (const auto& layer : layers) weights.push_back(static_cast<double>(layer.parameters));
+    return partition_by_weight(weights, stages);
+  }
+  if (balancer == "static-cost") {
+    for (const auto& layer : layers) weights.push_back(layer.total_s());
+    if (std::all_of(weights.begin(), weights.end(), [](double w) { return w <= 0; })) {
+      throw UserError("balancer \"static-cost\" needs measured layer times and got none",
+                      "train measures them before the first step; give a profile otherwise");
+    }
+    return partition_by_weight(weights, stages);
+  }
+  throw UserError(fmt::format("balancer.name = \"{}\" is not known", balancer),
+                  "known: static-even, static-parameters, static-cost");
+}
+
+}  // namespace pipemark

@@ -1,0 +1,21 @@
+# Enables the CUDA language where nvcc is found, so that the CUDA backend can't rot on machines
+# without a GPU. PIPEMARK_HAS_CUDA says whether it is built.
+set(PIPEMARK_HAS_CUDA OFF)
+if(NOT PIPEMARK_ENABLE_CUDA STREQUAL "OFF")
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 80 90)
+  endif()
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    set(CMAKE_CUDA_STANDARD 20)
+    set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+    find_package(CUDAToolkit REQUIRED)
+    set(PIPEMARK_HAS_CUDA ON)
+  elseif(PIPEMARK_ENABLE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "PIPEMARK_ENABLE_CUDA is ON but no CUDA compiler was found; "
+                        "install the CUDA toolkit or set CMAKE_CUDA_COMPILER")
+  endif()
+endif()
+message(STATUS "Pipemark: CUDA backend ${PIPEMARK_HAS_CUDA}")

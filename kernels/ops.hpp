@@ -1,0 +1,142 @@
+// Ops: the trainer's operations on one device, as contracts. Each call takes a stream, enqueues and
+// returns. Backends: reference (plain loops, the judge), kokkos (fp32), cuda (bf16 activations and
+// weights, fp32 accumulation, statistics, gradients of weights, master weights and moments).
+//
+// Legend: B sequences of a micro-batch, T tokens of a sequence, C channels, H heads, D = C / H head
+// size, V vocabulary, Vp vocabulary padded, N = B T rows. `act` is activation_dtype(). All matrices
+// are row-major; a linear layer is y[N, Cout] = x[N, Cin] w[Cout, Cin]^T + b[Cout], as PyTorch's.
+// FLOPs count a multiply-add as 2. Gradients of weights (dw, db) are fp32 and are ADDED to;
+// gradients of activations are written.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "kernels/device.hpp"
+
+namespace pipemark {
+
+struct LinearShape {
+  std::int64_t rows = 0;  ///< N
+  int in = 0;             ///< Cin
+  int out = 0;            ///< Cout
+};
+
+struct AttentionShape {
+  int batch = 0;     ///< B
+  int tokens = 0;    ///< T
+  int channels = 0;  ///< C
+  int heads = 0;     ///< H, divides C
+};
+
+/// A contiguous part of a stage's flat parameter buffer: one parameter tensor.
+struct ParamRange {
+  std::int64_t offset = 0;  ///< elements
+  std::int64_t size = 0;
+  bool decay = false;  ///< weight decay applies (matrices, not biases or LayerNorm)
+};
+
+/// AdamW (Loshchilov & Hutter, 2019), bias-corrected, `step` counted from 1.
+struct AdamWSettings {
+  float learning_rate = 0, beta1 = 0.9f, beta2 = 0.95f, epsilon = 1e-8f, weight_decay = 0.1f;
+  std::int64_t step = 1;
+};
+
+class Ops {
+ public:
+  Ops() = default;
+  Ops(const Ops&) = delete;
+  Ops& operator=(const Ops&) = delete;
+  virtual ~Ops() = default;
+
+  virtual std::string name() const = 0;  ///< "reference", "kokkos" or "cuda"
+  virtual Device& device() = 0;
+  virtual DType activation_dtype() const = 0;
+  /// Scratch elements (fp32) a call may need at the largest shapes; taken from the arena once by
+  /// the owner and handed over by set_workspace before the first call.
+  virtual std::size_t workspace_bytes(const AttentionShape& attention,
+                                      int vocabulary_padded) const = 0;
+  virtual void set_workspace(Tensor workspace) = 0;
+
+  /// x[N, C] = wte[tokens[n], :] + wpe[n mod T, :]. Bytes: N C (3 reads/writes).
+  virtual void embedding_forward(Stream, Tensor tokens_i32, Tensor wte, Tensor wpe, Tensor x,
+                                 std::int64_t rows, int tokens, int channels) = 0;
+  /// dwte[tokens[n], :] += dx[n, :], dwpe[n mod T, :] += dx[n, :], in a fixed order of n (bitwise
+  /// repeatable).
+  virtual void embedding_backward(Stream, Tensor tokens_i32, Tensor dx, Tensor dwte, Tensor dwpe,
+                                  std::int64_t rows, int tokens, int channels) = 0;
+
+  /// y = (x - mean) rstd w + b over C, eps 1e-5; mean[N], rstd[N] are fp32 and are kept for
+  /// backward.
+  virtual void layer_norm_forward(Stream, Tensor x, Tensor w, Tensor b, Tensor y, Tensor mean,
+                                  Tensor rstd, std::int64_t rows, int channels) = 0;
+  /// residual_out = a + b, then y = layer_norm(residual_out): one pass over memory.
+  virtual void residual_layer_norm_forward(Stream, Tensor a, Tensor b, Tensor residual_out,
+                                           Tensor w, Tensor bias, Tensor y, Tensor mean,
+                                           Tensor rstd, std::int64_t rows, int channels) = 0;
+  /// dx = [dresidual +] d layer_norm / dx applied to dy; dw, db += . `dresidual` may be empty or
+  /// may be dx itself (in place).
+  virtual void layer_norm_backward(Stream, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
+                                   Tensor dresidual, Tensor dx, Tensor dw, Tensor db,
+                                   std::int64_t rows, int channels) = 0;
+
+  /// y = x w^T + b (b may be empty). 2 N Cin Cout FLOPs.
+  virtual void linear_forward(Stream, LinearShape, Tensor x, Tensor w, Tensor b, Tensor y) = 0;
+  /// pre = x w^T + b, y = gelu(pre), both kept.
+  virtual void linear_gelu_forward(Stream, LinearShape, Tensor x, Tensor w, Tensor b, Tensor pre,
+                                   Tensor y) = 0;
+  /// dx[N, Cin] = dy[N, Cout] w. 2 N Cin Cout FLOPs.
+  virtual void linear_backward_input(Stream, LinearShape, Tensor dy, Tensor w, Tensor dx) = 0;
+  /// dpre[N, Cin] = (dy w) * gelu'(pre): the input gradient of the linear AFTER the GELU and the
+  /// GELU's own, fused.
+  virtual void linear_gelu_backward_input(Stream, LinearShape, Tensor dy, Tensor w, Tensor pre,
+                                          Tensor dpre) = 0;
+  /// dw[Cout, Cin] += dy^T x, db[Cout] += column sums of dy (db may be empty). 2 N Cin Cout FLOPs.
+  virtual void linear_backward_weight(Stream, LinearShape, Tensor dy, Tensor x, Tensor dw,
+                                      Tensor db) = 0;
+
+  /// GELU, tanh form as GPT-2: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+  virtual void gelu_forward(Stream, Tensor x, Tensor y, std::int64_t count) = 0;
+  virtual void gelu_backward(Stream, Tensor dy, Tensor x, Tensor dx, std::int64_t count) = 0;
+  /// out = a + b
+  virtual void residual_forward(Stream, Tensor a, Tensor b, Tensor out, std::int64_t count) = 0;
+
+  /// Causal multi-head attention: qkv[B, T, 3C] (q, k, v, each heads-major), out[B, T, C], scale
+  /// 1/sqrt(D); lse[B, H, T] fp32 is kept. Never holds B H T T elements. 2 B T T C FLOPs (causal
+  /// half).
+  virtual void attention_forward(Stream, AttentionShape, Tensor qkv, Tensor out, Tensor lse) = 0;
+  /// dqkv[B, T, 3C] from dout, recomputing probabilities from lse. 5 B T T C FLOPs (causal half).
+  virtual void attention_backward(Stream, AttentionShape, Tensor dout, Tensor qkv, Tensor out,
+                                  Tensor lse, Tensor dqkv) = 0;
+
+  /// In place: logits[N, Vp] become (softmax(logits over V) - onehot(target)) * scale, columns
+  /// V..Vp-1 become 0; losses[N] (fp32) = -log softmax[target]. With `with_gradient` false the
+  /// logits are undefined afterwards.
+  virtual void softmax_cross_entropy(Stream, Tensor logits, Tensor targets_i32, Tensor losses,
+                                     std::int64_t rows, int vocabulary, int vocabulary_padded,
+                                     float scale, bool with_gradient) = 0;
+  /// *sum += scale * sum of x[0..count): fp32 in, one fp32 out, in a fixed order.
+  virtual void add_scaled_sum(Stream, Tensor x, std::int64_t count, float scale, Tensor sum) = 0;
+
+  /// squared[i] (fp32) = sum of gradients[range i]^2, accumulated in fp64 or by a fixed tree.
+  virtual void squared_norms(Stream, Tensor gradients, std::span<const ParamRange> ranges,
+                             Tensor squared) = 0;
+  /// One AdamW step on flat buffers: master, gradients, m, v fp32; `weights` gets the result in
+  /// `act` (it may be master itself when act is fp32). Gradients are multiplied by *gradient_scale
+  /// (one fp32 in device memory: the clip factor) first.
+  virtual void adamw(Stream, Tensor master, Tensor weights, Tensor gradients, Tensor m, Tensor v,
+                     std::span<const ParamRange> ranges, const AdamWSettings& settings,
+                     Tensor gradient_scale) = 0;
+  /// accumulator (fp32) += x (fp32): for summing replicas' gradients.
+  virtual void accumulate(Stream, Tensor x, Tensor accumulator, std::int64_t count) = 0;
+  /// dst (act) = src (fp32), e.g. the working copy of the master weights.
+  virtual void convert(Stream, Tensor src, Tensor dst, std::int64_t count) = 0;
+};
+
+/// name: "reference", "kokkos" or "cuda"; `device_index` the local GPU. Throws UserError naming
+/// what is built in when it is not.
+std::unique_ptr<Ops> make_ops(const std::string& name, int device_index = 0);
+
+}  // namespace pipemark

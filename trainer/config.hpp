@@ -1,0 +1,90 @@
+// What a run is: plain values, filled by suite/ from TOML and the command line, or by a C++
+// program.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace pipemark {
+
+/// GPT-2 style: pre-LayerNorm, learned positions, GELU, tied embedding and head.
+struct ModelConfig {
+  std::string preset = "tiny";
+  int layers = 4;
+  int channels = 64;
+  int heads = 4;
+  int context = 64;      ///< T
+  int vocabulary = 256;  ///< V
+  bool tied = true;
+
+  /// V rounded up to a multiple of 128 when it is above 1024 (50257 -> 50304), else V.
+  int vocabulary_padded() const;
+  /// Parameters, tied weights counted once, padding not counted.
+  std::int64_t parameters() const;
+  /// 6 N + 6 L C T, N without the position and (when untied) embedding tables' look-ups; see the
+  /// source.
+  double flops_per_token() const;
+  /// "tiny", "gpt2-124m", "350m", "774m", "1558m". Throws UserError with the nearest known name.
+  static ModelConfig from_preset(const std::string& name);
+  static const std::vector<std::string>& preset_names();
+};
+
+struct DataConfig {
+  std::string train;             ///< path
+  std::string format = "bytes";  ///< "bytes" or "uint16"
+  double validation_fraction = 0.1;
+};
+
+struct TrainConfig {
+  int steps = 100;
+  int batch = 32;         ///< sequences a step, over all micro-batches and data ranks
+  int micro_batches = 8;  ///< of one pipeline
+  double learning_rate = 3e-4;
+  int warmup_steps = 10;
+  double final_learning_rate_fraction = 0.1;  ///< cosine ends here
+  double weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, epsilon = 1e-8;
+  double clip = 1.0;  ///< global gradient norm; 0: no clipping
+  std::uint64_t seed = 1;
+  std::string checkpointing =
+      "none";                  ///< activation checkpointing: "none", "full", or stages "0,2"
+  int validation_batches = 8;  ///< batches of the validation split at the end; 0: none
+  double wait_timeout_s = 60;  ///< a wait longer than this ends the job with whom it waited for
+};
+
+struct ParallelConfig {
+  int pipeline = 1, data = 1, expert = 1;
+  int ranks() const { return pipeline * data * expert; }
+};
+
+struct ScheduleConfig {
+  std::string name = "1f1b";
+  int chunks = 0;  ///< 0: the schedule's default
+  double memory_limit = 0;
+};
+
+struct BalancerConfig {
+  std::string name = "static-even";
+};
+
+struct DeviceConfig {
+  std::string backend = "kokkos";
+  std::string pace;  ///< path of a profile; empty: measured
+};
+
+struct OutputConfig {
+  std::string file = "run.h5";
+};
+
+struct RunConfig {
+  ModelConfig model;
+  DataConfig data;
+  TrainConfig train;
+  ParallelConfig parallel;
+  ScheduleConfig schedule;
+  BalancerConfig balancer;
+  DeviceConfig device;
+  OutputConfig output;
+};
+
+}  // namespace pipemark
