@@ -1,0 +1,65 @@
+// Executor: interprets one rank's row of a schedule: posts receives ahead, waits for an action's
+// inputs, calls its stage, sends what it made. What is drawn and simulated is what runs here.
+//
+// All decisions are in the ExecutorPlan; an action costs a few clock readings and its messages. The
+// host waits for a message's arrival and at the step's end only; on a GPU an action's times are
+// events that are read when the step is over.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels/device.hpp"
+#include "trainer/executor_plan.hpp"
+#include "trainer/monitor.hpp"
+#include "trainer/pacer.hpp"
+#include "trainer/stage.hpp"
+#include "trainer/transport.hpp"
+
+namespace pipemark {
+
+class Executor {
+ public:
+  /// `stages[k]` is the k-th of placement.held_by(rank); `buffers` from take_boundary_buffers().
+  /// `transport` may be null when the plan has no messages, `pacer` when the run is measured. All
+  /// must outlive the executor.
+  Executor(ExecutorPlan plan, std::vector<Stage*> stages, std::vector<Tensor> buffers,
+           Device& device, Transport* transport, Pacer* pacer = nullptr);
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
+  ~Executor();
+
+  /// One step's actions; returns when all of them are done and all messages are gone. A paced step
+  /// starts at the pacer's begin_step(). Throws TransportError when a peer does not come.
+  void run_step(std::int64_t step, ActionTimes& out);
+  /// The forward plan's actions (validation), never paced. `plan` must not need more buffers.
+  void run_forward(std::int64_t step, const ExecutorPlan& plan);
+
+  const ExecutorPlan& plan() const { return plan_; }
+
+ private:
+  void post_receives(const ExecutorPlan& plan, const PlanAction& action);
+  double wait_inputs(const ExecutorPlan& plan, const PlanAction& action);
+  void run_calls(const ExecutorPlan& plan, const PlanAction& action, bool send);
+  void call_stage(const PlanCall& call);
+  void send_output(const ExecutorPlan& plan, const PlanCall& call);
+  void run_paced(const ExecutorPlan& plan, const PlanAction& action, std::size_t index);
+  void drain_sends(const ExecutorPlan& plan);
+  Tensor boundary(int buffer) const;  ///< what a stage sees; empty for -1
+  Tensor message(int buffer) const;   ///< what is sent: with the stamp when paced
+
+  ExecutorPlan plan_;
+  std::vector<Stage*> stages_;
+  std::vector<Tensor> buffers_;
+  std::int64_t boundary_size_ = 0;
+  Device& device_;
+  Transport* transport_;
+  Pacer* pacer_;
+  Stream compute_;
+  Monitor monitor_;
+  std::vector<MessageId> receive_ids_, send_ids_;  ///< -1: not outstanding
+  WaitContext context_;
+  int live_ = 0, peak_live_ = 0;
+};
+
+}  // namespace pipemark
