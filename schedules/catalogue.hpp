@@ -22,6 +22,11 @@ struct ScheduleRequest {
   /// Peak activations allowed on a rank, in micro-batches of a whole rank's share (1F1B's rank 0
   /// has P); 0: no limit.
   double memory_limit = 0;
+  /// zb-auto only: a limit for each rank in the same unit (0: none); empty: memory_limit for all.
+  std::vector<double> memory_limits;
+  /// zb-auto only: "linear", "v" (two chunks) or "bidirectional"; empty: linear, or "v" when chunks
+  /// is 2.
+  std::string placement;
 };
 
 /// Closed forms of the paper, in the times of 1/P of the model; empty where the paper gives none.
