@@ -1,0 +1,120 @@
+// GptStage: a contiguous run of a GPT's layers [first, last): 0 the embedding, 1..L the blocks,
+// L + 1 the head (final LayerNorm and linear). A planning arena and the real one run the same
+// constructor, so predicted memory is the memory used.
+//
+// Bytes of an activation slot, a bytes an element (4, or 2 with bf16), N = B T rows:
+//   block  N (16 C a + 16 + 4 H), less N C a for the stage's first layer (its input is a boundary)
+//   head   N (2 C a + 8 + Vp a): the logits' memory holds their gradient from F on
+// Bytes of a deferred-weight slot: 9 N C a a block (dpre 4C, dqkv 3C, d attention C, d output C);
+// the last layer's d output is the boundary's. LayerNorm's dw, db are made in I, with dx; W makes
+// those of the linear layers and of the embedding. Full backward goes layer by layer with the
+// scratch of one (GptScratch). With checkpointing a slot keeps the stage's input alone (the
+// boundary buffer), and all slots share 1 + (deferred-weight slots) rooms for recomputed
+// activations.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "kernels/arena.hpp"
+#include "kernels/ops.hpp"
+#include "trainer/config.hpp"
+#include "trainer/layers/layer.hpp"
+#include "trainer/parameters.hpp"
+#include "trainer/stage.hpp"
+
+namespace pipemark {
+
+class EmbeddingLayer;
+class BlockLayer;
+class HeadLayer;
+struct DeferredSlot;
+
+struct LayerRange {
+  int first = 0, last = 0;  ///< [first, last)
+};
+
+struct MicroBatchShape {
+  int sequences = 1;              ///< B, of one micro-batch
+  int micro_batches = 1;          ///< M, of a step of this pipeline
+  std::int64_t batch_tokens = 0;  ///< of the whole batch over all data ranks: the loss's mean
+};
+
+struct StageSlots {
+  int activations = 1;  ///< most micro-batches live at once
+  int weights = 0;      ///< most I without their W at once; 0: the schedule never splits B
+};
+
+class GptStage final : public Stage {
+ public:
+  /// `scratch` and `ops` must outlive the stage. Throws UserError when the model's values are
+  /// wrong.
+  GptStage(Ops& ops, const ModelConfig& model, LayerRange layers, const MicroBatchShape& shape,
+           StageSlots slots, bool checkpointing, const GptScratch& scratch, Arena& arena);
+  ~GptStage() override;
+
+  std::int64_t boundary_size() const override { return shape_.elements(); }
+  DType boundary_dtype() const override;
+  void forward(Stream stream, int slot, int micro_batch, Tensor input, Tensor output) override;
+  void backward_input(Stream stream, int slot, int weight_slot, int micro_batch, Tensor grad_output,
+                      Tensor grad_input) override;
+  void backward_weight(Stream stream, int slot, int weight_slot, int micro_batch) override;
+  /// Needs no deferred-weight slot; `weight_slot` is not looked at.
+  void backward(Stream stream, int slot, int weight_slot, int micro_batch, Tensor grad_output,
+                Tensor grad_input) override;
+
+  bool has_embedding() const { return embedding_ != nullptr; }
+  bool has_head() const { return head_ != nullptr; }
+  LayerRange layers() const { return layers_; }
+
+  /// Tokens and targets of the step's M micro-batches, [M, B, T] each; also sets the losses to 0.
+  /// The spans must stay until the stream has been waited for. Stages without embedding or head
+  /// take neither.
+  void set_batch(Stream stream, std::span<const std::int32_t> tokens,
+                 std::span<const std::int32_t> targets);
+  /// While true, forward() keeps nothing for a backward and the head makes no gradient.
+  void set_evaluation(bool evaluation) { evaluation_ = evaluation; }
+  /// Mean loss (nats a token) of each micro-batch whose F ran here since set_batch, else 0. Waits
+  /// for the device: a step's end. Empty without a head.
+  std::vector<float> read_losses(Stream stream);
+
+  void zero_gradients(Stream stream);
+  /// After the last backward of a step: where embedding and head are both here and tied, adds the
+  /// head's part of the table's gradient to the embedding's (one sum a step, as between ranks).
+  void finish_gradients(Stream stream);
+  /// Where the table is tied and its other holder is another stage: the fp32 gradient [Vp C] that
+  /// must be replaced by the sum of both, embedding's + head's in this order. Empty elsewhere.
+  Tensor tied_gradient() const;
+
+  Parameters& parameters() { return *parameters_; }
+  const Parameters& parameters() const { return *parameters_; }
+
+ private:
+  struct Slot;
+  void build_layers(const ModelConfig& model, Arena& arena);
+  void run_forward(Stream stream, Slot& slot, int micro_batch, Tensor input, Tensor output);
+  void recompute(Stream stream, int slot, Slot& room, int micro_batch);
+  Slot& room_of_forward(int slot);
+  Slot& room_of_split(int slot, int weight_slot);
+  Tensor batch_slice(const Tensor& all, int micro_batch) const;
+
+  Ops& ops_;
+  LayerRange layers_;
+  LayerShape shape_;
+  MicroBatchShape batch_;
+  StageSlots slots_;
+  bool checkpointing_, evaluation_ = false;
+  const GptScratch& scratch_;
+  std::unique_ptr<Parameters> parameters_;
+  Tensor tokens_, targets_, losses_;
+  Tensor head_table_gradient_;  ///< tied, both here: the head's part until finish_gradients()
+  std::unique_ptr<EmbeddingLayer> embedding_;
+  std::vector<BlockLayer> blocks_;
+  std::unique_ptr<HeadLayer> head_;
+  std::vector<Slot> rooms_;  ///< activations: one a slot, or the shared ones
+  std::vector<DeferredSlot> deferred_;
+  std::vector<Tensor> inputs_;  ///< by slot: the boundary buffer that forward() was given
+};
+
+}  // namespace pipemark
