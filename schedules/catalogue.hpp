@@ -24,6 +24,8 @@ struct ScheduleRequest {
   double memory_limit = 0;
   /// zb-auto only: a limit for each rank in the same unit (0: none); empty: memory_limit for all.
   std::vector<double> memory_limits;
+  /// zb-auto only: what is held of an activation after I until W, as a part of it.
+  double deferred_share = kDeferredShare;
   /// zb-auto only: "linear", "v" (two chunks) or "bidirectional"; empty: linear, or "v" when chunks
   /// is 2.
   std::string placement;

@@ -12,6 +12,12 @@
 
 namespace pipemark {
 
+/// What W needs of an activation once I is done, as a part of it, where a memory limit is counted
+/// as the zero-bubble papers count it: M_W / M_B = 32 / (34 + 5 a s / h) (Qi et al. 2023, table 1)
+/// at a s / h = 8 (heads of 128 channels, context 1024, stored attention matrices). Their ZB-2p
+/// needs it: with activations whole until W its bubble rates are below a proven bound.
+constexpr double kDeferredShare = 32.0 / 74;
+
 enum class Kind : std::uint8_t { F, B, I, W, FB };
 
 /// One action of one rank. Text form: "2F0" (stage 2, F, micro-batch 0), "3I7", "3W7", and for a

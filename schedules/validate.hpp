@@ -19,6 +19,8 @@ struct ValidateOptions {
   /// schedule that passes can run with no buffering at all beyond posted receives.
   bool rendezvous = true;
   double memory_limit = 0;  ///< as ScheduleRequest::memory_limit; 0: none
+  /// What memory_limit counts of an activation after I until W (F counts 1, W and B free the rest).
+  double deferred_share = kDeferredShare;
 };
 
 /// Empty when the schedule is sound: every (stage, micro-batch) has one F and one B or one I and
