@@ -43,7 +43,14 @@ Partition partition_even(int layers, int stages) {
 }
 
 Partition partition_by_weight(const std::vector<double>& weights, int stages) {
+  check_sizes(static_cast<int>(weights.size()), stages);
+  return partition_by_weight(weights, std::vector<double>(static_cast<std::size_t>(stages), 1.0));
+}
+
+Partition partition_by_weight(const std::vector<double>& weights,
+                              const std::vector<double>& speeds) {
   const int layers = static_cast<int>(weights.size());
+  const int stages = static_cast<int>(speeds.size());
   check_sizes(layers, stages);
   std::vector<double> prefix(weights.size() + 1, 0.0);
   for (std::size_t i = 0; i < weights.size(); ++i) prefix[i + 1] = prefix[i] + weights[i];
@@ -59,9 +66,10 @@ Partition partition_by_weight(const std::vector<double>& weights, int stages) {
   for (int k = 1; k <= stages; ++k) {
     for (int n = k; n <= layers - (stages - k); ++n) {
       for (int j = k - 1; j < n; ++j) {
+        const double weight =
+            prefix[static_cast<std::size_t>(n)] - prefix[static_cast<std::size_t>(j)];
         const double largest =
-            std::max(cost[at(k - 1, j)],
-                     prefix[static_cast<std::size_t>(n)] - prefix[static_cast<std::size_t>(j)]);
+            std::max(cost[at(k - 1, j)], weight / speeds[static_cast<std::size_t>(k) - 1]);
         if (largest < cost[at(k, n)]) {
           cost[at(k, n)] = largest;
           cut[at(k, n)] = j;

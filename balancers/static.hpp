@@ -17,6 +17,10 @@ Partition partition_even(int layers, int stages);
 /// programming; ties to the earlier cut). weights: one a layer, >= 0.
 Partition partition_by_weight(const std::vector<double>& weights, int stages);
 
+/// The same where stage s runs at speeds[s] (> 0): minimises the largest weight / speed.
+Partition partition_by_weight(const std::vector<double>& weights,
+                              const std::vector<double>& speeds);
+
 /// "static-even", "static-parameters", "static-cost". static-cost needs measured times (> 0);
 /// throws UserError with the nearest known name otherwise.
 Partition make_partition(std::string_view balancer, const std::vector<LayerCost>& layers,

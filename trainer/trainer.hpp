@@ -6,6 +6,7 @@
 
 #include "trainer/config.hpp"
 #include "trainer/pace.hpp"
+#include "trainer/parameters.hpp"
 #include "trainer/report.hpp"
 
 namespace pipemark {
@@ -25,11 +26,8 @@ class Trainer {
   TrainReport fit(const StepCallback& after_step = {});
 
   /// For tests: gradients of all parameters of the model after one step's backward, gathered on
-  /// rank 0 in layer order (each parameter tensor once, padding removed), before clipping.
-  struct NamedTensor {
-    std::string name;  ///< "block/3/attention/qkv/weight"
-    std::vector<float> values;
-  };
+  /// rank 0 in model order (each parameter tensor once, padding removed), before clipping; empty
+  /// elsewhere.
   std::vector<NamedTensor> gradients_of_step(std::int64_t step);
 
  private:

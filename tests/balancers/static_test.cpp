@@ -64,6 +64,11 @@ TEST(Static, ByWeightEqualsBruteForce) {
   }
 }
 
+TEST(Static, ByWeightAndSpeedGivesTheFasterStageMore) {
+  EXPECT_EQ(partition_by_weight({1, 1, 1, 1, 1, 1}, {2.0, 1.0}).first, (std::vector<int>{0, 4, 6}));
+  EXPECT_EQ(partition_by_weight({1, 1, 1, 1, 1, 1}, {1.0, 1.0}).first, (std::vector<int>{0, 3, 6}));
+}
+
 TEST(Static, MakePartitionRefusesUnknownNamesAndMissingTimes) {
   const std::vector<LayerCost> layers{{"embedding", 10, 0, 0, 0}, {"head", 10, 0, 0, 0}};
   EXPECT_THROW(make_partition("static-evn", layers, 2), UserError);

@@ -1,0 +1,152 @@
+#include "trainer/gradient_sync.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <set>
+
+namespace pipemark {
+
+std::vector<HolderSet> holder_sets(const Placement& placement) {
+  std::vector<HolderSet> sets;
+  for (int stage = 0; stage < placement.stages; ++stage) {
+    std::vector<int> ranks;
+    for (int replica = 0; replica < placement.replicas; ++replica) {
+      ranks.push_back(placement.rank_of(replica, stage));
+    }
+    std::sort(ranks.begin(), ranks.end());
+    check(std::adjacent_find(ranks.begin(), ranks.end()) == ranks.end(),
+          "holder_sets: a rank holds two replicas of stage {}", stage);
+    const auto same = std::find_if(sets.begin(), sets.end(),
+                                   [&](const HolderSet& set) { return set.ranks == ranks; });
+    if (same != sets.end()) {
+      same->stages.push_back(stage);
+    } else {
+      sets.push_back({ranks, {stage}});
+    }
+  }
+  return sets;
+}
+
+std::vector<std::vector<int>> disjoint_rounds(const std::vector<HolderSet>& sets) {
+  std::vector<std::vector<int>> rounds;
+  std::vector<std::set<int>> taken;
+  for (int i = 0; i < static_cast<int>(sets.size()); ++i) {
+    const auto& ranks = sets[static_cast<std::size_t>(i)].ranks;
+    std::size_t round = 0;
+    const auto clashes = [&](const std::set<int>& used) {
+      return std::any_of(ranks.begin(), ranks.end(), [&](int r) { return used.count(r) > 0; });
+    };
+    while (round < rounds.size() && clashes(taken[round])) ++round;
+    if (round == rounds.size()) {
+      rounds.emplace_back();
+      taken.emplace_back();
+    }
+    rounds[round].push_back(i);
+    taken[round].insert(ranks.begin(), ranks.end());
+  }
+  return rounds;
+}
+
+GradientSync::GradientSync(Cluster& cluster, const Grid& grid, const Placement& placement,
+                           bool tied)
+    : held_(placement.held_by(grid.pipeline_rank)), last_stage_(placement.stages - 1) {
+  const auto sets = holder_sets(placement);
+  for (const auto& round : disjoint_rounds(sets)) add_round(cluster, grid, sets, round);
+  if (tied && placement.stages > 1) add_tied(cluster, grid, placement);
+}
+
+void GradientSync::add_round(Cluster& cluster, const Grid& grid, const std::vector<HolderSet>& sets,
+                             const std::vector<int>& round) {
+  const int none = static_cast<int>(sets.size());
+  int mine = none;
+  for (const int i : round) {
+    const auto& ranks = sets[static_cast<std::size_t>(i)].ranks;
+    if (std::binary_search(ranks.begin(), ranks.end(), grid.pipeline_rank)) mine = i;
+  }
+  // A group spans its ranks of every pipeline of the data dimension.
+  Group group = cluster.split(mine, cluster.rank(), "replicas' group");
+  if (mine == none || group.size() == 1) return;
+  Sum sum{std::move(group), {}};
+  for (const int stage : sets[static_cast<std::size_t>(mine)].stages) {
+    for (std::size_t k = 0; k < held_.size(); ++k) {
+      if (held_[k].second == stage) sum.held.push_back(static_cast<int>(k));
+    }
+  }
+  sums_.push_back(std::move(sum));
+}
+
+void GradientSync::add_tied(Cluster& cluster, const Grid& grid, const Placement& placement) {
+  // One pair a pipeline does it, that of replica 0, where replica 1's copies lie on the same two
+  // ranks (both bidirectional placements here do that); each holder of both ends sums at home.
+  const int first = placement.rank_of(0, 0), last = placement.rank_of(0, last_stage_);
+  for (int replica = 1; replica < placement.replicas; ++replica) {
+    const int a = placement.rank_of(replica, 0), b = placement.rank_of(replica, last_stage_);
+    check((a == last && b == first) || (a == first && b == last),
+          "GradientSync: the ends of replica {} are on other ranks than those of replica 0",
+          replica);
+  }
+  if (first == last || placement.replicas > 1) return;
+  const bool in = grid.pipeline_rank == first || grid.pipeline_rank == last;
+  Group group = cluster.split(in ? grid.data_rank : cluster.size(), cluster.rank(), "tied ends");
+  if (in) tied_group_ = std::make_unique<Group>(std::move(group));
+}
+
+void GradientSync::sum(Device& device, Stream stream, Group& group, Tensor values,
+                       const char* what) {
+  const auto count = static_cast<std::size_t>(values.size);
+  if (device.is_host()) {
+    group.allreduce_sum(std::span<float>(values.f32(), count), what);
+    return;
+  }
+  if (staging_.size() < count) staging_.resize(count);
+  device.copy(stream, staging_.data(), values.data, values.bytes());
+  device.synchronize(stream);
+  group.allreduce_sum(std::span<float>(staging_.data(), count), what);
+  device.copy(stream, values.data, staging_.data(), values.bytes());
+  device.synchronize(stream);
+}
+
+void GradientSync::sum_tied(Device& device, Stream stream, const std::vector<HeldGradients>& held) {
+  Tensor embedding, head;
+  for (std::size_t k = 0; k < held_.size(); ++k) {
+    if (held_[k].second == 0) embedding = held[k].tied;
+    if (held_[k].second == last_stage_) head = held[k].tied;
+  }
+  if (tied_group_ != nullptr) {
+    sum(device, stream, *tied_group_, embedding ? embedding : head, "gradients of the tied table");
+    return;
+  }
+  if (!embedding || !head) return;
+  // Both ends here: embedding + head, the order in which the pair's ranks are summed.
+  const auto count = static_cast<std::size_t>(embedding.size);
+  float *a = embedding.f32(), *b = head.f32();
+  if (!device.is_host()) {
+    staging_.resize(std::max(staging_.size(), count));
+    other_.resize(std::max(other_.size(), count));
+    device.copy(stream, staging_.data(), embedding.data, embedding.bytes());
+    device.copy(stream, other_.data(), head.data, head.bytes());
+    device.synchronize(stream);
+    a = staging_.data();
+    b = other_.data();
+  }
+  for (std::size_t i = 0; i < count; ++i) b[i] = a[i] = a[i] + b[i];
+  if (!device.is_host()) {
+    device.copy(stream, embedding.data, a, embedding.bytes());
+    device.copy(stream, head.data, a, head.bytes());
+    device.synchronize(stream);
+  }
+}
+
+void GradientSync::run(Device& device, Stream stream, const std::vector<HeldGradients>& held) {
+  check(held.size() == held_.size(), "GradientSync::run: {} stages, {} held", held.size(),
+        held_.size());
+  if (!device.is_host()) device.synchronize(stream);
+  for (auto& sum_of : sums_) {
+    for (const int k : sum_of.held) {
+      sum(device, stream, sum_of.group, held[static_cast<std::size_t>(k)].all, "gradients");
+    }
+  }
+  if (last_stage_ > 0) sum_tied(device, stream, held);
+}
+
+}  // namespace pipemark

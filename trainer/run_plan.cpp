@@ -1,0 +1,144 @@
+#include "trainer/run_plan.hpp"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <charconv>
+#include <functional>
+
+#include "balancers/static.hpp"
+#include "kernels/check.hpp"
+#include "schedules/catalogue.hpp"
+#include "schedules/validate.hpp"
+#include "trainer/parameters.hpp"
+
+namespace pipemark {
+
+namespace {
+void at_least(const char* key, std::int64_t value, std::int64_t least) {
+  if (value < least) {
+    throw UserError(fmt::format("{} = {} is too small", key, value),
+                    fmt::format("{} must be at least {}", key, least));
+  }
+}
+}  // namespace
+
+void check_config(const RunConfig& config, int ranks) {
+  const auto& parallel = config.parallel;
+  const auto& train = config.train;
+  at_least("parallel.pipeline", parallel.pipeline, 1);
+  at_least("parallel.data", parallel.data, 1);
+  at_least("parallel.expert", parallel.expert, 1);
+  at_least("train.steps", train.steps, 1);
+  at_least("train.batch", train.batch, 1);
+  at_least("train.micro_batches", train.micro_batches, 1);
+  at_least("train.warmup_steps", train.warmup_steps, 0);
+  at_least("train.validation_batches", train.validation_batches, 0);
+  if (parallel.expert != 1) {
+    throw UserError(
+        fmt::format("parallel.expert = {}, but the model has no experts", parallel.expert),
+        "set parallel.expert = 1");
+  }
+  if (parallel.ranks() != ranks) {
+    throw UserError(
+        fmt::format("parallel.pipeline {} x data {} x expert {} = {} ranks, but the job has {}",
+                    parallel.pipeline, parallel.data, parallel.expert, parallel.ranks(), ranks),
+        fmt::format("launch it with mpirun -n {}, or change [parallel]", parallel.ranks()));
+  }
+  if (train.batch % (train.micro_batches * parallel.data) != 0) {
+    throw UserError(
+        fmt::format("train.batch = {} does not divide among {} micro-batches of {} data ranks",
+                    train.batch, train.micro_batches, parallel.data),
+        fmt::format("train.batch must be a multiple of train.micro_batches x parallel.data = {}",
+                    train.micro_batches * parallel.data));
+  }
+}
+
+std::vector<bool> checkpointed_stages(const std::string& checkpointing, int stages) {
+  std::vector<bool> flags(static_cast<std::size_t>(stages), checkpointing == "full");
+  if (checkpointing == "none" || checkpointing == "full") return flags;
+  const char* at = checkpointing.data();
+  const char* const end = at + checkpointing.size();
+  while (true) {
+    int stage = -1;
+    const auto [next, error] = std::from_chars(at, end, stage);
+    if (error != std::errc{} || stage < 0 || stage >= stages || (next != end && *next != ',')) {
+      throw UserError(
+          fmt::format("train.checkpointing = \"{}\" is not known", checkpointing),
+          fmt::format("use \"none\", \"full\" or stages below {} such as \"0,2\"", stages));
+    }
+    flags[static_cast<std::size_t>(stage)] = true;
+    if (next == end) return flags;
+    at = next + 1;
+  }
+}
+
+std::vector<LayerCost> layer_parameter_costs(const ModelConfig& model) {
+  std::vector<LayerCost> layers;
+  for (int layer = 0; layer < model.layers + 2; ++layer) {
+    LayerCost cost;
+    cost.name = layer == 0                  ? "embedding"
+                : layer == model.layers + 1 ? "head"
+                                            : fmt::format("block/{}", layer - 1);
+    // A tied table is held by the head's stage too, so it counts there as well.
+    for (const auto& spec : layer_parameters(model, layer)) cost.parameters += spec.logical_size;
+    layers.push_back(std::move(cost));
+  }
+  return layers;
+}
+
+MicroBatchShape micro_batch_shape(const RunConfig& config) {
+  const auto& train = config.train;
+  return {train.batch / config.parallel.data / train.micro_batches, train.micro_batches,
+          static_cast<std::int64_t>(train.batch) * config.model.context};
+}
+
+namespace {
+Partition given_partition(const RunConfig& config, int stages) {
+  Partition partition{config.balancer.partition};
+  const bool rising = std::adjacent_find(partition.first.begin(), partition.first.end(),
+                                         std::greater_equal<>()) == partition.first.end();
+  if (partition.stages() != stages || partition.first.front() != 0 ||
+      partition.layers() != config.model.layers + 2 || !rising) {
+    throw UserError(
+        fmt::format("balancer.partition = [{}] does not fit", fmt::join(partition.first, ", ")),
+        fmt::format("give {} rising numbers from 0 to {} (layers)", stages + 1,
+                    config.model.layers + 2));
+  }
+  return partition;
+}
+}  // namespace
+
+RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerCost>& layers) {
+  ScheduleRequest request;
+  request.ranks = config.parallel.pipeline;
+  request.micro_batches = config.train.micro_batches;
+  request.chunks = config.schedule.chunks;
+  request.memory_limit = config.schedule.memory_limit;
+
+  RunPlan plan;
+  plan.schedule = make_schedule(config.schedule.name, request);
+  if (plan.schedule.rank_count() != request.ranks ||
+      plan.schedule.micro_batches != request.micro_batches) {
+    throw UserError(
+        fmt::format("schedule \"{}\" is for {} ranks and {} micro-batches", config.schedule.name,
+                    plan.schedule.rank_count(), plan.schedule.micro_batches),
+        fmt::format("the run has parallel.pipeline = {} and train.micro_batches = {}",
+                    request.ranks, request.micro_batches));
+  }
+  const auto faults = validate(plan.schedule);
+  if (!faults.empty()) {
+    throw UserError(fmt::format("schedule \"{}\" is not sound: {} ({} faults)",
+                                config.schedule.name, faults.front().what, faults.size()),
+                    "pipemark schedule NAME --check shows each fault with its place");
+  }
+  const int stages = plan.schedule.placement.stages;
+  plan.partition = config.balancer.partition.empty()
+                       ? make_partition(config.balancer.name, layers, stages)
+                       : given_partition(config, stages);
+  plan.checkpointed = checkpointed_stages(config.train.checkpointing, stages);
+  plan.shape = micro_batch_shape(config);
+  return plan;
+}
+
+}  // namespace pipemark

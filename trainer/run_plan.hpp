@@ -1,0 +1,44 @@
+// RunPlan: everything about a run that follows from its configuration before memory is taken: the
+// checks, the schedule, the partition, the shapes. The same on every rank.
+#pragma once
+
+#include <vector>
+
+#include "balancers/partition.hpp"
+#include "schedules/schedule.hpp"
+#include "trainer/config.hpp"
+#include "trainer/gpt_stage.hpp"
+
+namespace pipemark {
+
+/// Throws UserError naming key, value and what would be right: the grid against `ranks`, the batch
+/// against micro-batches and data ranks, values below their least. What the schedule asks for is
+/// checked by its catalogue row, the model by GptStage and the data by Dataset.
+void check_config(const RunConfig& config, int ranks);
+
+/// "none", "full", or stages "0,2": one flag a stage.
+std::vector<bool> checkpointed_stages(const std::string& checkpointing, int stages);
+
+/// One pipeline's micro-batch of a checked configuration.
+MicroBatchShape micro_batch_shape(const RunConfig& config);
+
+struct RunPlan {
+  Schedule schedule;
+  Partition partition;
+  MicroBatchShape shape;
+  std::vector<bool> checkpointed;  ///< by stage
+
+  LayerRange layers_of(int stage) const {
+    return {partition.first[static_cast<std::size_t>(stage)],
+            partition.first[static_cast<std::size_t>(stage) + 1]};
+  }
+};
+
+/// Parameters of each layer in layer order, times 0.
+std::vector<LayerCost> layer_parameter_costs(const ModelConfig& model);
+
+/// Makes the schedule, proves it by validate() and cuts the model. `layers` has times where the
+/// balancer needs them.
+RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerCost>& layers);
+
+}  // namespace pipemark

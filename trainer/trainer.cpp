@@ -1,0 +1,146 @@
+#include "trainer/trainer.hpp"
+
+#include <algorithm>
+
+#include "trainer/layer_times.hpp"
+#include "trainer/message_time.hpp"
+#include "trainer/trainer_impl.hpp"
+
+namespace pipemark {
+
+namespace {
+
+/// Runs `make` on every rank; when it fails on any, every rank throws the first one's error, so
+/// that none is left waiting in a collective call.
+template <class Make>
+auto together(Cluster& cluster, Make make) -> decltype(make()) {
+  std::string failure;
+  decltype(make()) made{};
+  try {
+    made = make();
+  } catch (const EnvironmentError& error) {
+    failure = fmt::format("3{}\n{}", error.what(), error.hint());
+  } catch (const UserError& error) {
+    failure = fmt::format("2{}\n{}", error.what(), error.hint());
+  }
+  for (const std::string& text : cluster.world().all_gather(failure)) {
+    if (text.empty()) continue;
+    const auto cut = text.find('\n');
+    const std::string what = text.substr(1, cut - 1), hint = text.substr(cut + 1);
+    if (text[0] == '3') throw EnvironmentError(what, hint);
+    throw UserError(what, hint);
+  }
+  return made;
+}
+
+bool needs_layer_times(const RunConfig& config) { return config.balancer.name == "static-cost"; }
+
+RunConfig checked(const RunConfig& config, int ranks) {
+  check_config(config, ranks);
+  return config;
+}
+
+}  // namespace
+
+Trainer::Impl::Impl(Cluster& cluster, const RunConfig& config, const PaceProfile* pace)
+    : cluster_(cluster),
+      config_(checked(config, cluster.size())),
+      ops_(
+          together(cluster, [&] { return make_ops(config.device.backend, cluster.local_rank()); })),
+      grid_(cluster.make_grid(config.parallel.pipeline, config.parallel.data,
+                              config.parallel.expert)),
+      data_(std::move(*together(cluster,
+                                [&] {
+                                  return std::make_unique<Dataset>(config.data, config.model,
+                                                                   config.train.seed);
+                                }))),
+      layer_costs_(
+          needs_layer_times(config)
+              ? measure_layer_times(*ops_, config.model, micro_batch_shape(config), cluster.world())
+              : layer_parameter_costs(config.model)),
+      plan_(make_run_plan(config, layer_costs_)),
+      step_plan_(plan_step(plan_.schedule, grid_.pipeline_rank)),
+      forward_plan_(
+          plan_forward(plan_.schedule.placement, plan_.shape.micro_batches, grid_.pipeline_rank)),
+      sync_(cluster, grid_, plan_.schedule.placement, config.model.tied),
+      stream_(ops_->device().stream(StreamRole::compute)) {
+  cluster_.set_timeout(config_.train.wait_timeout_s);
+  model_tensors_ = static_cast<int>(model_parameters(config_.model).size());
+  clock_offset_s_ = cluster_.clock_offset().offset_s;
+
+  Arena planning;
+  {
+    Pieces planned;
+    build(planning, planned);
+  }
+  arena_ = std::move(*together(cluster_, [&] {
+    return std::make_unique<Arena>(ops_->device(), MemoryKind::device, planning.used_bytes());
+  }));
+  build(arena_, pieces_);
+  arena_.seal();
+  for (auto& stage : pieces_.stages) stage->parameters().initialise(config_.train.seed);
+  make_pipeline(pace);
+
+  const auto tokens = static_cast<std::size_t>(plan_.shape.sequences) *
+                      static_cast<std::size_t>(plan_.shape.micro_batches * config_.model.context);
+  tokens_.resize(tokens);
+  targets_.resize(tokens);
+}
+
+void Trainer::Impl::build(Arena& arena, Pieces& pieces) {
+  pieces.scratch = GptScratch::take(*ops_, config_.model, plan_.shape.sequences, arena);
+  for (std::size_t k = 0; k < step_plan_.held.size(); ++k) {
+    const HeldStage& held = step_plan_.held[k];
+    bool splits = false;
+    for (const PlanCall& call : step_plan_.calls) {
+      splits = splits || (call.held == static_cast<int>(k) && call.kind == Kind::I);
+    }
+    const StageSlots slots{held.activation_slots, splits ? held.weight_slots : 0};
+    pieces.stages.push_back(std::make_unique<GptStage>(
+        *ops_, config_.model, plan_.layers_of(held.stage), plan_.shape, slots,
+        plan_.checkpointed[static_cast<std::size_t>(held.stage)], pieces.scratch, arena));
+    pieces.optimizers.push_back(std::make_unique<Optimizer>(
+        *ops_, pieces.stages.back()->parameters(), config_.train, arena));
+  }
+  const std::int64_t boundary = LayerShape(config_.model, plan_.shape.sequences).elements();
+  pieces.buffers = take_boundary_buffers(arena, {&step_plan_, &forward_plan_}, boundary,
+                                         ops_->activation_dtype());
+}
+
+void Trainer::Impl::make_pipeline(const PaceProfile* pace) {
+  const Placement& placement = plan_.schedule.placement;
+  if (placement.ranks > 1) {
+    const WaitPolicy policy = pace != nullptr ? WaitPolicy::shared_core : cluster_.wait_policy();
+    transport_ =
+        std::make_unique<TransportMpi>(grid_.pipeline, ops_->device(),
+                                       TransportMpi::Options{config_.train.wait_timeout_s, policy});
+    const std::int64_t boundary = LayerShape(config_.model, plan_.shape.sequences).elements();
+    message_s_ = measure_message_time(grid_.pipeline, *transport_, ops_->device(),
+                                      pieces_.buffers.front().slice(0, boundary));
+  }
+  if (pace != nullptr) {
+    paced_ = true;
+    pace_cost_ = pace->cost_model(placement.ranks, placement.stages);
+    pacer_ = std::make_unique<Pacer>(pace_cost_, grid_.pipeline_rank, clock_offset_s_);
+  }
+  std::vector<Stage*> stages;
+  for (auto& stage : pieces_.stages) stages.push_back(stage.get());
+  executor_ = std::make_unique<Executor>(step_plan_, std::move(stages), pieces_.buffers,
+                                         ops_->device(), transport_.get(), pacer_.get());
+}
+
+bool Trainer::Impl::owns(std::size_t held) const {
+  return grid_.data_rank == 0 && step_plan_.held[held].replica == 0;
+}
+
+Trainer::Trainer(Cluster& cluster, const RunConfig& config, const PaceProfile* pace)
+    : impl_(std::make_unique<Impl>(cluster, config, pace)) {}
+Trainer::~Trainer() = default;
+
+TrainReport Trainer::fit(const StepCallback& after_step) { return impl_->fit(after_step); }
+
+std::vector<NamedTensor> Trainer::gradients_of_step(std::int64_t step) {
+  return impl_->gradients_of_step(step);
+}
+
+}  // namespace pipemark

@@ -1,0 +1,93 @@
+// Trainer::Impl: the parts of a run and the order they are made in. trainer.cpp makes and joins
+// them; trainer_step.cpp runs a step; trainer_report.cpp tells what happened.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "kernels/ops.hpp"
+#include "trainer/cluster.hpp"
+#include "trainer/data.hpp"
+#include "trainer/executor.hpp"
+#include "trainer/gradient_sync.hpp"
+#include "trainer/optimizer.hpp"
+#include "trainer/run_plan.hpp"
+#include "trainer/trainer.hpp"
+#include "trainer/transport_mpi.hpp"
+
+namespace pipemark {
+
+class Trainer::Impl {
+ public:
+  Impl(Cluster& cluster, const RunConfig& config, const PaceProfile* pace);
+
+  TrainReport fit(const StepCallback& after_step);
+  std::vector<NamedTensor> gradients_of_step(std::int64_t step);
+
+ private:
+  /// What lies in the arena; made twice, planned and real.
+  struct Pieces {
+    GptScratch scratch;
+    std::vector<std::unique_ptr<GptStage>> stages;  ///< by held_by(pipeline rank)
+    std::vector<std::unique_ptr<Optimizer>> optimizers;
+    std::vector<Tensor> buffers;
+  };
+  /// One step as this rank saw it; kept to choose the step whose timeline is shown.
+  struct KeptStep {
+    std::int64_t step;
+    double step_s;
+    ActionTimes times;
+  };
+
+  // trainer.cpp
+  void build(Arena& arena, Pieces& pieces);
+  void make_pipeline(const PaceProfile* pace);
+  bool owns(std::size_t held) const;  ///< this rank speaks for the stage: replica 0, data rank 0
+
+  // trainer_step.cpp
+  void load_batch(std::int64_t step, bool validation);
+  StepReport train_step(std::int64_t step);
+  void run_gradients(std::int64_t step);
+  /// Losses and squared norms of all ranks in one sum; returns {loss, gradient norm}.
+  std::pair<double, double> reduce_loss_and_norm();
+  void measure_step(StepReport& report, double step_s, double optimizer_s);
+  double validate_model();
+  void keep_step(const StepReport& report);
+
+  // trainer_report.cpp
+  TrainReport start_report();
+  void finish_report(TrainReport& report);
+  void judge(TrainReport& report) const;
+  void add_timeline(TrainReport& report);
+  void add_rank_reports(TrainReport& report);
+  void add_rates(TrainReport& report) const;
+  std::int64_t median_step(const TrainReport& report) const;
+
+  Cluster& cluster_;
+  RunConfig config_;
+  std::unique_ptr<Ops> ops_;
+  Grid grid_;
+  Dataset data_;
+  std::vector<LayerCost> layer_costs_;
+  RunPlan plan_;
+  ExecutorPlan step_plan_, forward_plan_;
+  Arena arena_;
+  Pieces pieces_;
+  GradientSync sync_;
+  CostModel pace_cost_;
+  bool paced_ = false;
+  std::unique_ptr<Pacer> pacer_;
+  std::unique_ptr<TransportMpi> transport_;
+  std::unique_ptr<Executor> executor_;
+  Stream stream_;
+  double message_s_ = 0, clock_offset_s_ = 0;
+  int model_tensors_ = 0;
+
+  std::vector<std::int32_t> tokens_, targets_;
+  ActionTimes times_;
+  std::vector<KeptStep> kept_;
+  int peak_live_ = 0;
+  std::int64_t actions_ = 0, overruns_ = 0;  ///< of all ranks, paced
+};
+
+}  // namespace pipemark

@@ -1,0 +1,189 @@
+// A step: batch -> schedule's actions -> sums of gradients -> norm -> AdamW -> figures.
+#include <algorithm>
+#include <cstring>
+#include <tuple>
+
+#include "trainer/trainer_impl.hpp"
+
+namespace pipemark {
+
+namespace {
+/// Steps whose action times are kept, so that the median step's timeline can be shown.
+constexpr std::size_t kKeptActions = 1u << 20;
+/// Per-rank figures of a step, in rank 0's clock.
+enum Figure { kStart, kEnd, kBusy, kStepS, kOptimizerS, kOverruns, kActions, kFigures };
+}  // namespace
+
+void Trainer::Impl::load_batch(std::int64_t step, bool validation) {
+  const int sequences = plan_.shape.sequences * plan_.shape.micro_batches;
+  const int first = grid_.data_rank * sequences;
+  const auto fetch = validation ? &Dataset::validation_batch : &Dataset::batch;
+  (data_.*fetch)(step, config_.train.batch, first, sequences, tokens_, targets_);
+  for (auto& stage : pieces_.stages) stage->set_batch(stream_, tokens_, targets_);
+}
+
+void Trainer::Impl::run_gradients(std::int64_t step) {
+  load_batch(step, false);
+  for (auto& stage : pieces_.stages) stage->zero_gradients(stream_);
+  if (pacer_) pacer_->begin_step(grid_.pipeline);
+  executor_->run_step(step, times_);
+}
+
+namespace {
+void sum_gradients(GradientSync& sync, Device& device, Stream stream,
+                   std::vector<std::unique_ptr<GptStage>>& stages) {
+  std::vector<GradientSync::HeldGradients> held;
+  for (auto& stage : stages) {
+    stage->finish_gradients(stream);
+    held.push_back({stage->parameters().gradients, stage->tied_gradient()});
+  }
+  sync.run(device, stream, held);
+}
+}  // namespace
+
+std::pair<double, double> Trainer::Impl::reduce_loss_and_norm() {
+  const auto tensors = static_cast<std::size_t>(model_tensors_);
+  const auto micro_batches = static_cast<std::size_t>(plan_.shape.micro_batches);
+  const std::size_t losses = micro_batches * static_cast<std::size_t>(config_.parallel.data);
+  // One contributor an entry: every partition gives the same bits.
+  std::vector<double> sums(tensors + losses, 0.0);
+  for (std::size_t k = 0; k < pieces_.stages.size(); ++k) {
+    const auto squared = pieces_.optimizers[k]->squared_norms(stream_, model_tensors_);
+    for (std::size_t i = 0; owns(k) && i < tensors; ++i) sums[i] += squared[i];
+    const auto local = pieces_.stages[k]->read_losses(stream_);
+    const std::size_t first = tensors + static_cast<std::size_t>(grid_.data_rank) * micro_batches;
+    for (std::size_t m = 0; m < local.size(); ++m) sums[first + m] += local[m];
+  }
+  cluster_.world().allreduce_sum(std::span<double>(sums), "losses and squared norms");
+  double loss = 0;
+  for (std::size_t i = tensors; i < sums.size(); ++i) loss += sums[i];
+  return {loss / static_cast<double>(losses),
+          total_norm(std::span<const double>(sums).first(tensors))};
+}
+
+StepReport Trainer::Impl::train_step(std::int64_t step) {
+  StepReport report;
+  report.step = step;
+  const double start = now_s();
+  run_gradients(step);
+  const double pipeline_end = now_s();
+  sum_gradients(sync_, ops_->device(), stream_, pieces_.stages);
+  std::tie(report.loss, report.gradient_norm) = reduce_loss_and_norm();
+  for (auto& optimizer : pieces_.optimizers) {
+    optimizer->apply(stream_, report.gradient_norm, step + 1);
+  }
+  ops_->device().synchronize(stream_);
+  const double end = now_s();
+  report.learning_rate = learning_rate(config_.train, step + 1);
+  peak_live_ = std::max(peak_live_, times_.peak_live);
+  measure_step(report, end - start, end - pipeline_end);
+  keep_step(report);
+  return report;
+}
+
+void Trainer::Impl::measure_step(StepReport& report, double step_s, double optimizer_s) {
+  const auto ranks = static_cast<std::size_t>(cluster_.size());
+  std::vector<double> all(ranks * kFigures, 0.0);
+  double* mine = all.data() + static_cast<std::size_t>(cluster_.rank()) * kFigures;
+  for (const TimedAction& timed : times_.actions) mine[kBusy] += timed.end_s - timed.start_s;
+  if (!times_.actions.empty()) {
+    const double zero = times_.zero_s + clock_offset_s_;
+    mine[kStart] = zero + times_.actions.front().start_s;
+    mine[kEnd] = zero + times_.actions.back().end_s;
+  }
+  mine[kStepS] = step_s;
+  mine[kOptimizerS] = optimizer_s;
+  mine[kOverruns] = times_.overruns;
+  mine[kActions] = static_cast<double>(times_.actions.size());
+  cluster_.world().allreduce_sum(std::span<double>(all), "step figures");
+
+  // World rank = data rank * P + pipeline rank; the ratio's idle and room are summed over
+  // pipelines.
+  const int P = config_.parallel.pipeline;
+  double busy = 0, room = 0, longest_span = 0, longest_busy = 0;
+  for (int d = 0; d < config_.parallel.data; ++d) {
+    double first = 1e300, last = -1e300;
+    for (int p = 0; p < P; ++p) {
+      const double* of = all.data() + static_cast<std::size_t>(d * P + p) * kFigures;
+      first = std::min(first, of[kStart]);
+      last = std::max(last, of[kEnd]);
+      busy += of[kBusy];
+      if (of[kEnd] - of[kStart] > longest_span) {
+        longest_span = of[kEnd] - of[kStart];
+        longest_busy = of[kBusy];
+      }
+      report.step_s = std::max(report.step_s, of[kStepS]);
+      report.optimizer_s = std::max(report.optimizer_s, of[kOptimizerS]);
+      report.overruns += static_cast<int>(of[kOverruns]);
+      actions_ += static_cast<std::int64_t>(of[kActions]);
+    }
+    report.pipeline_s = std::max(report.pipeline_s, last - first);
+    room += P * (last - first);
+  }
+  overruns_ += report.overruns;
+  report.bubble_ratio = 1 - busy / room;
+  report.span_bubble_rate = 1 - longest_busy / longest_span;
+}
+
+void Trainer::Impl::keep_step(const StepReport& report) {
+  const std::size_t room = std::max<std::size_t>(1, kKeptActions / (times_.actions.size() + 1));
+  if (kept_.size() < room) kept_.push_back({report.step, report.step_s, times_});
+}
+
+double Trainer::Impl::validate_model() {
+  const int batches = config_.train.validation_batches;
+  if (batches == 0 || data_.validation_tokens() == 0) return -1;
+  for (auto& stage : pieces_.stages) stage->set_evaluation(true);
+  double sum = 0;
+  for (int i = 0; i < batches; ++i) {
+    load_batch(i, true);
+    executor_->run_forward(i, forward_plan_);
+    for (std::size_t k = 0; k < pieces_.stages.size(); ++k) {
+      const auto losses = pieces_.stages[k]->read_losses(stream_);
+      for (const float loss : losses) sum += loss;
+    }
+  }
+  for (auto& stage : pieces_.stages) stage->set_evaluation(false);
+  const double count =
+      static_cast<double>(batches) * plan_.shape.micro_batches * config_.parallel.data;
+  return cluster_.world().allreduce_sum(sum, "validation loss") / count;
+}
+
+std::vector<NamedTensor> Trainer::Impl::gradients_of_step(std::int64_t step) {
+  run_gradients(step);
+  sum_gradients(sync_, ops_->device(), stream_, pieces_.stages);
+  // Each owner sends "name\n" + raw values; rank 0 orders them as the model does.
+  std::string mine;
+  for (std::size_t k = 0; k < pieces_.stages.size(); ++k) {
+    if (!owns(k)) continue;
+    const Parameters& parameters = pieces_.stages[k]->parameters();
+    for (const NamedTensor& tensor : parameters.read(stream_, parameters.gradients)) {
+      const std::uint64_t bytes = tensor.values.size() * sizeof(float);
+      mine += tensor.name + '\n';
+      mine.append(reinterpret_cast<const char*>(&bytes), sizeof bytes);
+      mine.append(reinterpret_cast<const char*>(tensor.values.data()), bytes);
+    }
+  }
+  std::vector<NamedTensor> ordered;
+  const auto texts = cluster_.world().gather(mine);
+  if (texts.empty()) return ordered;
+  for (const auto& spec : model_parameters(config_.model)) ordered.push_back({spec.name, {}});
+  for (const std::string& text : texts) {
+    for (std::size_t at = 0; at < text.size();) {
+      const std::size_t cut = text.find('\n', at);
+      const std::string name = text.substr(at, cut - at);
+      std::uint64_t bytes = 0;
+      std::memcpy(&bytes, text.data() + cut + 1, sizeof bytes);
+      const char* values = text.data() + cut + 1 + sizeof bytes;
+      const auto to = std::find_if(ordered.begin(), ordered.end(),
+                                   [&](const NamedTensor& t) { return t.name == name; });
+      check(to != ordered.end(), "gradients_of_step: no tensor \"{}\" in the model", name);
+      to->values.resize(bytes / sizeof(float));
+      std::memcpy(to->values.data(), values, bytes);
+      at = cut + 1 + sizeof bytes + bytes;
+    }
+  }
+  return ordered;
+}
+
+}  // namespace pipemark
