@@ -118,7 +118,6 @@ class Cluster {
 
  private:
   void find_hosts();
-  void find_cores(Group& local);
 
   bool owns_mpi_ = false;
   double timeout_s_;
