@@ -65,6 +65,8 @@ struct ScheduleConfig {
 
 struct BalancerConfig {
   std::string name = "static-even";
+  /// Where it is not empty: the partition itself (Partition::first), whatever the name.
+  std::vector<int> partition;
 };
 
 struct DeviceConfig {
@@ -86,5 +88,10 @@ struct RunConfig {
   DeviceConfig device;
   OutputConfig output;
 };
+
+/// UserError naming the key, the value and what would be right.
+void check_model(const ModelConfig& model);
+/// The same; also that the batch divides into micro-batches and data ranks.
+void check_train(const TrainConfig& train, const ParallelConfig& parallel);
 
 }  // namespace pipemark

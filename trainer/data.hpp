@@ -44,9 +44,14 @@ class Dataset {
 
  private:
   struct File;
+  /// Steps data_ over a header; returns the number of uint16 tokens.
+  std::int64_t find_tokens();
   std::int32_t token(std::int64_t position) const;
   void copy_window(std::int64_t start, std::span<std::int32_t> tokens,
                    std::span<std::int32_t> targets) const;
+  template <class Start>
+  void copy_windows(int count, std::span<std::int32_t> tokens, std::span<std::int32_t> targets,
+                    const Start& start) const;
   void check_tokens() const;
 
   std::unique_ptr<File> file_;

@@ -92,12 +92,20 @@ class GptStage final : public Stage {
 
  private:
   struct Slot;
-  void build_layers(const ModelConfig& model, Arena& arena);
-  void run_forward(Stream stream, Slot& slot, int micro_batch, Tensor input, Tensor output);
-  void recompute(Stream stream, int slot, Slot& room, int micro_batch);
-  Slot& room_of_forward(int slot);
-  Slot& room_of_split(int slot, int weight_slot);
+  void build_parameters(const ModelConfig& model, Arena& arena);
+  void build_layers();
+  Slot take_room(DType dtype, Arena& arena) const;
+  void run_forward(Stream stream, Slot& room, int micro_batch, Tensor input, Tensor output,
+                   bool count_loss, bool with_gradient);
+  /// The activations of `slot` for a backward; recomputed into rooms_[room] with checkpointing.
+  Slot& activations(Stream stream, int slot, int room, int micro_batch);
   Tensor batch_slice(const Tensor& all, int micro_batch) const;
+  void check_call(int slot, int micro_batch, Tensor incoming, Tensor outgoing) const;
+  /// Tied, and embedding and head are both here: one table, of which the head has its own gradient.
+  bool shares_table() const {
+    return tied_ && layers_.first == 0 && layers_.last == model_layers_ + 2;
+  }
+  int layer_count() const { return layers_.last - layers_.first; }
 
   Ops& ops_;
   LayerRange layers_;
@@ -105,6 +113,8 @@ class GptStage final : public Stage {
   MicroBatchShape batch_;
   StageSlots slots_;
   bool checkpointing_, evaluation_ = false;
+  int model_layers_;
+  bool tied_;
   const GptScratch& scratch_;
   std::unique_ptr<Parameters> parameters_;
   Tensor tokens_, targets_, losses_;

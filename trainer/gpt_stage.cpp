@@ -1,0 +1,301 @@
+#include "trainer/gpt_stage.hpp"
+
+#include <algorithm>
+
+#include "trainer/layers/block.hpp"
+#include "trainer/layers/embedding.hpp"
+#include "trainer/layers/head.hpp"
+
+namespace pipemark {
+
+namespace {
+constexpr const char* kTable = "embedding/token/weight";
+}
+
+/// Activations of one micro-batch.
+struct GptStage::Slot {
+  std::vector<BlockActivations> blocks;
+  HeadActivations head;
+};
+
+/// What W needs of one micro-batch beyond its activations.
+struct DeferredSlot {
+  std::vector<BlockDeferred> blocks;
+  std::vector<Tensor> gradients;  ///< [k]: of the output of the stage's k-th layer, but the last's
+  Tensor grad_output;             ///< the last's: the boundary buffer that I was given
+};
+
+GptStage::GptStage(Ops& ops, const ModelConfig& model, LayerRange layers,
+                   const MicroBatchShape& shape, StageSlots slots, bool checkpointing,
+                   const GptScratch& scratch, Arena& arena)
+    : ops_(ops),
+      layers_(layers),
+      shape_(model, shape.sequences),
+      batch_(shape),
+      slots_(slots),
+      checkpointing_(checkpointing),
+      model_layers_(model.layers),
+      tied_(model.tied),
+      scratch_(scratch) {
+  check_model(model);
+  check(0 <= layers.first && layers.first < layers.last && layers.last <= model.layers + 2,
+        "GptStage of layers [{}, {}) of {}", layers.first, layers.last, model.layers + 2);
+  check(shape.sequences > 0 && shape.micro_batches > 0 && shape.batch_tokens > 0 &&
+            slots.activations > 0 && slots.weights >= 0,
+        "GptStage: {} sequences, {} micro-batches, {} tokens, {} + {} slots", shape.sequences,
+        shape.micro_batches, shape.batch_tokens, slots.activations, slots.weights);
+  build_parameters(model, arena);
+  build_layers();
+  const DType act = ops.activation_dtype();
+  const int rooms = checkpointing ? 1 + slots.weights : slots.activations;
+  for (int i = 0; i < rooms; ++i) rooms_.push_back(take_room(act, arena));
+  for (int i = 0; i < slots.weights; ++i) {
+    DeferredSlot& deferred = deferred_.emplace_back();
+    for (std::size_t b = 0; b < blocks_.size(); ++b) {
+      deferred.blocks.push_back(BlockDeferred::take(shape_, act, arena));
+    }
+    for (int k = 0; k + 1 < layer_count(); ++k) {
+      deferred.gradients.push_back(arena.take(shape_.elements(), act, "deferred/gradient"));
+    }
+  }
+  inputs_.resize(static_cast<std::size_t>(slots.activations));
+  const std::int64_t batch_rows = shape_.rows() * shape.micro_batches;
+  if (has_embedding()) tokens_ = arena.take(batch_rows, DType::i32, "batch/tokens");
+  if (has_head()) {
+    targets_ = arena.take(batch_rows, DType::i32, "batch/targets");
+    losses_ = arena.take(shape.micro_batches, DType::f32, "batch/losses");
+  }
+}
+
+GptStage::~GptStage() = default;
+
+void GptStage::build_parameters(const ModelConfig& model, Arena& arena) {
+  std::vector<ParameterSpec> specs;
+  for (int layer = layers_.first; layer < layers_.last; ++layer) {
+    for (ParameterSpec& spec : layer_parameters(model, layer)) {
+      if (!(spec.tied_copy && shares_table())) specs.push_back(std::move(spec));
+    }
+  }
+  parameters_ = std::make_unique<Parameters>(ops_, specs, arena);
+  if (shares_table()) {
+    // A buffer of its own, so that the table's gradient is one sum of two parts as it is between
+    // ranks: every partition gives the same bits.
+    head_table_gradient_ =
+        arena.take(specs.front().size, DType::f32, "parameters/head_table_gradient");
+  }
+}
+
+void GptStage::build_layers() {
+  int next = 0;
+  const auto weight = [&] {
+    const int index = next++;
+    return Weight{parameters_->weight(index), parameters_->gradient(index)};
+  };
+  if (layers_.first == 0) {
+    const Weight token = weight(), position = weight();
+    embedding_ = std::make_unique<EmbeddingLayer>(ops_, shape_, token, position);
+  }
+  const int head_layer = model_layers_ + 1;
+  for (int layer = std::max(1, layers_.first); layer < std::min(layers_.last, head_layer);
+       ++layer) {
+    Weight weights[BlockLayer::kWeights];
+    for (Weight& each : weights) each = weight();
+    blocks_.emplace_back(ops_, shape_, weights);
+  }
+  if (layers_.last > head_layer) {
+    const Weight norm_w = weight(), norm_b = weight();
+    const Weight table =
+        shares_table() ? Weight{parameters_->weight(0), head_table_gradient_} : weight();
+    head_ = std::make_unique<HeadLayer>(ops_, shape_, norm_w, norm_b, table);
+  }
+  check(next == static_cast<int>(parameters_->list().size()), "GptStage: {} of {} tensors are used",
+        next, parameters_->list().size());
+}
+
+GptStage::Slot GptStage::take_room(DType dtype, Arena& arena) const {
+  Slot room;
+  for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    const bool own_input = b > 0 || has_embedding();
+    room.blocks.push_back(BlockActivations::take(shape_, dtype, own_input, arena));
+  }
+  if (has_head()) room.head = HeadActivations::take(shape_, dtype, layer_count() > 1, arena);
+  return room;
+}
+
+DType GptStage::boundary_dtype() const { return ops_.activation_dtype(); }
+
+Tensor GptStage::batch_slice(const Tensor& all, int micro_batch) const {
+  return all.slice(micro_batch * shape_.rows(), shape_.rows());
+}
+
+void GptStage::check_call(int slot, int micro_batch, Tensor incoming, Tensor outgoing) const {
+  check(slot >= 0 && slot < slots_.activations && micro_batch >= 0 &&
+            micro_batch < batch_.micro_batches,
+        "GptStage: slot {} of {}, micro-batch {} of {}", slot, slots_.activations, micro_batch,
+        batch_.micro_batches);
+  // The pipeline's ends have no boundary; everywhere else it is B T C activations.
+  for (const Tensor& tensor : {incoming, outgoing}) {
+    check(!tensor || (tensor.size == boundary_size() && tensor.dtype == boundary_dtype()),
+          "GptStage: a boundary tensor of {} elements, not {}", tensor.size, boundary_size());
+  }
+}
+
+void GptStage::set_batch(Stream stream, std::span<const std::int32_t> tokens,
+                         std::span<const std::int32_t> targets) {
+  const auto upload = [&](const Tensor& to, std::span<const std::int32_t> from, const char* what) {
+    check(static_cast<std::int64_t>(from.size()) == to.size, "set_batch: {} {} for {}", from.size(),
+          what, to.size);
+    ops_.device().copy(stream, to.data, from.data(), to.bytes());
+  };
+  if (has_embedding()) upload(tokens_, tokens, "tokens");
+  if (!has_head()) return;
+  upload(targets_, targets, "targets");
+  ops_.device().fill_zero(stream, losses_.data, losses_.bytes());
+}
+
+void GptStage::run_forward(Stream stream, Slot& room, int micro_batch, Tensor input, Tensor output,
+                           bool count_loss, bool with_gradient) {
+  Flow flow{input, {}};
+  if (has_embedding()) {
+    const Tensor x = !blocks_.empty() ? room.blocks.front().x : has_head() ? room.head.x : output;
+    embedding_->forward(stream, batch_slice(tokens_, micro_batch), x);
+    flow.residual = x;
+  }
+  for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    BlockActivations& kept = room.blocks[b];
+    if (!flow.addend) kept.x = flow.residual;
+    flow = blocks_[b].forward(stream, flow, kept, scratch_);
+  }
+  if (has_head()) {
+    if (!flow.addend) room.head.x = flow.residual;
+    HeadLayer::Loss loss;
+    loss.targets = batch_slice(targets_, micro_batch);
+    if (count_loss) loss.mean = losses_.slice(micro_batch, 1);
+    loss.gradient_scale = 1.0f / static_cast<float>(batch_.batch_tokens);
+    loss.with_gradient = with_gradient;
+    head_->forward(stream, flow, room.head, scratch_, loss);
+  } else if (flow.addend && output) {
+    ops_.residual_forward(stream, flow.residual, flow.addend, output, shape_.elements());
+  }
+}
+
+void GptStage::forward(Stream stream, int slot, int micro_batch, Tensor input, Tensor output) {
+  check_call(slot, micro_batch, input, output);
+  check(has_embedding() != static_cast<bool>(input) && has_head() != static_cast<bool>(output),
+        "GptStage::forward: layers [{}, {}) with {} input and {} output", layers_.first,
+        layers_.last, input ? "an" : "no", output ? "an" : "no");
+  inputs_[static_cast<std::size_t>(slot)] = input;
+  const int room = checkpointing_ ? slots_.weights : slot;
+  run_forward(stream, rooms_[static_cast<std::size_t>(room)], micro_batch, input, output, true,
+              !evaluation_ && !checkpointing_);
+}
+
+GptStage::Slot& GptStage::activations(Stream stream, int slot, int room, int micro_batch) {
+  if (!checkpointing_) return rooms_[static_cast<std::size_t>(slot)];
+  Slot& shared = rooms_[static_cast<std::size_t>(room)];
+  const bool embedding_alone = has_embedding() && layer_count() == 1;
+  if (!embedding_alone) {
+    run_forward(stream, shared, micro_batch, inputs_[static_cast<std::size_t>(slot)], Tensor{},
+                false, true);
+  }
+  return shared;
+}
+
+void GptStage::backward_input(Stream stream, int slot, int weight_slot, int micro_batch,
+                              Tensor grad_output, Tensor grad_input) {
+  check_call(slot, micro_batch, grad_output, grad_input);
+  check(weight_slot >= 0 && weight_slot < slots_.weights, "GptStage: deferred-weight slot {} of {}",
+        weight_slot, slots_.weights);
+  Slot& room = activations(stream, slot, weight_slot, micro_batch);
+  DeferredSlot& deferred = deferred_[static_cast<std::size_t>(weight_slot)];
+  deferred.grad_output = grad_output;
+  int layer = layer_count() - 1;
+  const auto dy = [&] {
+    return layer == layer_count() - 1 ? grad_output
+                                      : deferred.gradients[static_cast<std::size_t>(layer)];
+  };
+  const auto dx = [&] {
+    return layer == 0 ? grad_input : deferred.gradients[static_cast<std::size_t>(layer) - 1];
+  };
+  if (has_head()) {
+    head_->backward_input(stream, room.head, scratch_, dx());
+    --layer;
+  }
+  for (std::size_t b = blocks_.size(); b-- > 0; --layer) {
+    blocks_[b].backward_input(stream, room.blocks[b], dy(), deferred.blocks[b], scratch_, dx());
+  }
+}
+
+void GptStage::backward_weight(Stream stream, int slot, int weight_slot, int micro_batch) {
+  check_call(slot, micro_batch, {}, {});
+  check(weight_slot >= 0 && weight_slot < slots_.weights, "GptStage: deferred-weight slot {} of {}",
+        weight_slot, slots_.weights);
+  Slot& room = rooms_[static_cast<std::size_t>(checkpointing_ ? weight_slot : slot)];
+  DeferredSlot& deferred = deferred_[static_cast<std::size_t>(weight_slot)];
+  int layer = layer_count() - 1;
+  const auto dy = [&] {
+    return layer == layer_count() - 1 ? deferred.grad_output
+                                      : deferred.gradients[static_cast<std::size_t>(layer)];
+  };
+  if (has_head()) {
+    head_->backward_weight(stream, room.head);
+    --layer;
+  }
+  for (std::size_t b = blocks_.size(); b-- > 0; --layer) {
+    blocks_[b].backward_weight(stream, room.blocks[b], dy(), deferred.blocks[b]);
+  }
+  if (has_embedding()) {
+    embedding_->backward_weight(stream, batch_slice(tokens_, micro_batch), dy());
+  }
+}
+
+void GptStage::backward(Stream stream, int slot, int, int micro_batch, Tensor grad_output,
+                        Tensor grad_input) {
+  check_call(slot, micro_batch, grad_output, grad_input);
+  Slot& room = activations(stream, slot, slots_.weights, micro_batch);
+  BlockDeferred deferred = scratch_.block;
+  Tensor dy = grad_output;
+  int layer = layer_count() - 1;
+  const auto dx = [&] { return layer == 0 ? grad_input : scratch_.gradient[layer % 2]; };
+  if (has_head()) {
+    head_->backward_input(stream, room.head, scratch_, dx());
+    head_->backward_weight(stream, room.head);
+    dy = dx();
+    --layer;
+  }
+  for (std::size_t b = blocks_.size(); b-- > 0; --layer) {
+    blocks_[b].backward_input(stream, room.blocks[b], dy, deferred, scratch_, dx());
+    blocks_[b].backward_weight(stream, room.blocks[b], dy, deferred);
+    dy = dx();
+  }
+  if (has_embedding()) {
+    embedding_->backward_weight(stream, batch_slice(tokens_, micro_batch), dy);
+  }
+}
+
+std::vector<float> GptStage::read_losses(Stream stream) {
+  std::vector<float> losses(static_cast<std::size_t>(losses_.size));
+  if (has_head()) ops_.device().copy(stream, losses.data(), losses_.data, losses_.bytes());
+  ops_.device().synchronize(stream);
+  return losses;
+}
+
+void GptStage::zero_gradients(Stream stream) {
+  parameters_->zero_gradients(stream);
+  if (shares_table()) {
+    ops_.device().fill_zero(stream, head_table_gradient_.data, head_table_gradient_.bytes());
+  }
+}
+
+void GptStage::finish_gradients(Stream stream) {
+  if (!shares_table()) return;
+  ops_.accumulate(stream, head_table_gradient_, parameters_->gradient(0),
+                  head_table_gradient_.size);
+}
+
+Tensor GptStage::tied_gradient() const {
+  if (!tied_ || has_embedding() == has_head()) return {};
+  return parameters_->gradient(parameters_->find(kTable));
+}
+
+}  // namespace pipemark
