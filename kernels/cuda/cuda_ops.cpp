@@ -1,0 +1,311 @@
+// CudaOps: checks each call's shapes and types, then hands it to a kernel launcher (launch.hpp),
+// Matmul or CudnnAttention. Workspace, in order: cuBLASLt's, a row for bias gradients, and from the
+// front again (calls follow one another on a stream) whatever a kernel's own scratch needs.
+//
+// Legend: N rows, Cin and Cout of a linear layer, others as in kernels/ops.hpp.
+#include "kernels/cuda/cuda_ops.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+
+#include "kernels/cuda/attention_cudnn.hpp"
+#include "kernels/cuda/cuda_check.hpp"
+#include "kernels/cuda/cuda_device.hpp"
+#include "kernels/cuda/launch.hpp"
+#include "kernels/cuda/matmul.hpp"
+
+namespace pipemark::cuda {
+namespace {
+
+bf16* b16(const Tensor& tensor, std::int64_t elements, const char* what) {
+  check(tensor.dtype == DType::bf16 && tensor.size >= elements,
+        "cuda: {} must be bf16 of {} elements, has {}", what, elements, tensor.size);
+  check(reinterpret_cast<std::uintptr_t>(tensor.data) % 16 == 0,
+        "cuda: {} must begin on a 16-byte border (8 elements)", what);
+  return static_cast<bf16*>(tensor.data);
+}
+
+float* f32(const Tensor& tensor, std::int64_t elements, const char* what) {
+  check(tensor.size >= elements, "cuda: {} must have {} elements, has {}", what, elements,
+        tensor.size);
+  return tensor.f32();
+}
+
+class CudaOps final : public Ops {
+ public:
+  explicit CudaOps(int index) : device_(index), matmul_(device_), cudnn_(CudnnAttention::make()) {}
+
+  std::string name() const override { return "cuda"; }
+  Device& device() override { return device_; }
+  DType activation_dtype() const override { return DType::bf16; }
+  std::size_t workspace_bytes(const AttentionShape& attention,
+                              int vocabulary_padded) const override;
+  void set_workspace(Tensor workspace) override { workspace_ = workspace; }
+
+  void embedding_forward(Stream stream, Tensor tokens, Tensor wte, Tensor wpe, Tensor x,
+                         std::int64_t rows, int T, int C) override {
+    cuda::embedding_forward(raw(stream), tokens.i32(), b16(wte, C, "wte"), b16(wpe, C, "wpe"),
+                            b16(x, rows * C, "x"), rows, T, C);
+  }
+  void embedding_backward(Stream stream, Tensor tokens, Tensor dx, Tensor dwte, Tensor dwpe,
+                          std::int64_t rows, int T, int C) override {
+    check(rows % T == 0, "embedding_backward: {} rows are no whole sequences of {}", rows, T);
+    cuda::embedding_backward(raw(stream), tokens.i32(), b16(dx, rows * C, "dx"),
+                             f32(dwte, C, "dwte"), f32(dwpe, C, "dwpe"), rows, T, C,
+                             workspace_.data, workspace_.bytes());
+  }
+
+  void layer_norm_forward(Stream stream, Tensor x, Tensor w, Tensor b, Tensor y, Tensor mean,
+                          Tensor rstd, std::int64_t rows, int C) override {
+    cuda::layer_norm_forward(raw(stream), b16(x, rows * C, "x"), nullptr, nullptr, b16(w, C, "w"),
+                             b16(b, C, "b"), b16(y, rows * C, "y"), f32(mean, rows, "mean"),
+                             f32(rstd, rows, "rstd"), rows, C);
+  }
+  void residual_layer_norm_forward(Stream stream, Tensor a, Tensor b, Tensor residual_out, Tensor w,
+                                   Tensor bias, Tensor y, Tensor mean, Tensor rstd,
+                                   std::int64_t rows, int C) override {
+    cuda::layer_norm_forward(raw(stream), b16(a, rows * C, "a"), b16(b, rows * C, "b"),
+                             b16(residual_out, rows * C, "residual_out"), b16(w, C, "w"),
+                             b16(bias, C, "bias"), b16(y, rows * C, "y"), f32(mean, rows, "mean"),
+                             f32(rstd, rows, "rstd"), rows, C);
+  }
+  void layer_norm_backward(Stream stream, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
+                           Tensor dresidual, Tensor dx, Tensor dw, Tensor db, std::int64_t rows,
+                           int C) override {
+    const int processors = device_.properties().multiProcessorCount;
+    cuda::layer_norm_backward(raw(stream), b16(dy, rows * C, "dy"), b16(x, rows * C, "x"),
+                              b16(w, C, "w"), f32(mean, rows, "mean"), f32(rstd, rows, "rstd"),
+                              dresidual ? b16(dresidual, rows * C, "dresidual") : nullptr,
+                              b16(dx, rows * C, "dx"), f32(dw, C, "dw"), f32(db, C, "db"), rows, C,
+                              processors,
+                              scratch<float>(layer_norm_backward_scratch_bytes(C, processors)));
+  }
+
+  void linear_forward(Stream, LinearShape, Tensor x, Tensor w, Tensor b, Tensor y) override;
+  void linear_gelu_forward(Stream, LinearShape, Tensor x, Tensor w, Tensor b, Tensor pre,
+                           Tensor y) override;
+  void linear_backward_input(Stream, LinearShape, Tensor dy, Tensor w, Tensor dx) override;
+  void linear_gelu_backward_input(Stream, LinearShape, Tensor dy, Tensor w, Tensor pre,
+                                  Tensor dpre) override;
+  void linear_backward_weight(Stream, LinearShape, Tensor dy, Tensor x, Tensor dw,
+                              Tensor db) override;
+
+  void gelu_forward(Stream stream, Tensor x, Tensor y, std::int64_t count) override {
+    cuda::gelu_forward(raw(stream), b16(x, count, "x"), b16(y, count, "y"), count);
+  }
+  void gelu_backward(Stream stream, Tensor dy, Tensor x, Tensor dx, std::int64_t count) override {
+    cuda::gelu_backward(raw(stream), b16(dy, count, "dy"), b16(x, count, "x"), b16(dx, count, "dx"),
+                        count);
+  }
+  void residual_forward(Stream stream, Tensor a, Tensor b, Tensor out,
+                        std::int64_t count) override {
+    cuda::add(raw(stream), b16(a, count, "a"), b16(b, count, "b"), b16(out, count, "out"), count);
+  }
+
+  void attention_forward(Stream, AttentionShape, Tensor qkv, Tensor out, Tensor lse) override;
+  void attention_backward(Stream, AttentionShape, Tensor dout, Tensor qkv, Tensor out, Tensor lse,
+                          Tensor dqkv) override;
+
+  void softmax_cross_entropy(Stream stream, Tensor logits, Tensor targets, Tensor losses,
+                             std::int64_t rows, int V, int Vp, float scale,
+                             bool with_gradient) override {
+    cuda::softmax_cross_entropy(raw(stream), b16(logits, rows * Vp, "logits"), targets.i32(),
+                                f32(losses, rows, "losses"), rows, V, Vp, scale, with_gradient);
+  }
+  void add_scaled_sum(Stream stream, Tensor x, std::int64_t count, float scale,
+                      Tensor sum) override {
+    cuda::add_scaled_sum(raw(stream), f32(x, count, "x"), count, scale, f32(sum, 1, "sum"));
+  }
+
+  void squared_norms(Stream stream, Tensor gradients, std::span<const ParamRange> ranges,
+                     Tensor squared) override {
+    cuda::squared_norms(raw(stream), gradients.f32(), ranges,
+                        f32(squared, static_cast<std::int64_t>(ranges.size()), "squared"),
+                        scratch<double>(squared_norms_scratch_bytes()));
+  }
+  void adamw(Stream stream, Tensor master, Tensor weights, Tensor gradients, Tensor m, Tensor v,
+             std::span<const ParamRange> ranges, const AdamWSettings& settings,
+             Tensor gradient_scale) override {
+    cuda::adamw(raw(stream), master.f32(), b16(weights, master.size, "weights"), gradients.f32(),
+                m.f32(), v.f32(), ranges, settings, f32(gradient_scale, 1, "gradient_scale"));
+  }
+  void accumulate(Stream stream, Tensor x, Tensor accumulator, std::int64_t count) override {
+    cuda::accumulate(raw(stream), f32(x, count, "x"), f32(accumulator, count, "accumulator"),
+                     count);
+  }
+  void convert(Stream stream, Tensor src, Tensor dst, std::int64_t count) override {
+    cuda::convert(raw(stream), f32(src, count, "src"), b16(dst, count, "dst"), count);
+  }
+
+ private:
+  static constexpr std::size_t kBiasRowBytes = std::size_t{1} << 20;
+
+  template <class T>
+  T* scratch(std::size_t bytes) const {
+    check(workspace_.bytes() >= bytes, "cuda: {} bytes of workspace needed, set_workspace gave {}",
+          bytes, workspace_.bytes());
+    return static_cast<T*>(workspace_.data);
+  }
+  bool matmul(Stream stream, const MatmulProblem& problem, const MatmulOperands& operands) {
+    return matmul_.run(raw(stream), problem, operands,
+                       scratch<void>(Matmul::kWorkspaceBytes + kBiasRowBytes));
+  }
+  void must_matmul(Stream stream, const MatmulProblem& problem, const MatmulOperands& operands) {
+    if (matmul(stream, problem, operands)) return;
+    throw EnvironmentError(fmt::format("cuBLASLt has no algorithm for {}", problem.key()),
+                           "pad channels and vocabulary to multiples of 8");
+  }
+  bool use_cudnn(const AttentionShape& shape) const {
+    return cudnn_ != nullptr && cudnn_->supports(shape);
+  }
+  void check_attention(const AttentionShape& shape) const;
+
+  mutable CudaDevice device_;
+  Matmul matmul_;
+  std::unique_ptr<CudnnAttention> cudnn_;
+  Tensor workspace_;
+};
+
+std::size_t CudaOps::workspace_bytes(const AttentionShape& shape, int vocabulary_padded) const {
+  const std::int64_t rows = static_cast<std::int64_t>(shape.batch) * shape.tokens;
+  const int widest = std::max(4 * shape.channels, vocabulary_padded);
+  const std::size_t attention =
+      use_cudnn(shape) ? cudnn_->workspace_bytes(shape) : attention_backward_scratch_bytes(shape);
+  return std::max(
+      {Matmul::kWorkspaceBytes + kBiasRowBytes, attention,
+       embedding_backward_scratch_bytes(rows, shape.channels),
+       layer_norm_backward_scratch_bytes(shape.channels, device_.properties().multiProcessorCount),
+       column_sums_scratch_bytes(rows, widest), squared_norms_scratch_bytes()});
+}
+
+// --- linear layers -----------------------------------------------------------------------------
+
+void CudaOps::linear_forward(Stream stream, LinearShape s, Tensor x, Tensor w, Tensor b, Tensor y) {
+  const MatmulProblem problem{.m = s.rows,
+                              .n = s.out,
+                              .k = s.in,
+                              .b_transposed = true,
+                              .epilogue = b ? Epilogue::bias : Epilogue::none};
+  must_matmul(stream, problem,
+              {b16(x, s.rows * s.in, "x"), b16(w, std::int64_t{s.out} * s.in, "w"),
+               b16(y, s.rows * s.out, "y"), b ? b16(b, s.out, "b") : nullptr});
+}
+
+void CudaOps::linear_gelu_forward(Stream stream, LinearShape s, Tensor x, Tensor w, Tensor b,
+                                  Tensor pre, Tensor y) {
+  const MatmulProblem fused{.m = s.rows,
+                            .n = s.out,
+                            .k = s.in,
+                            .b_transposed = true,
+                            .epilogue = Epilogue::gelu_aux_bias};
+  const MatmulOperands operands{b16(x, s.rows * s.in, "x"), b16(w, std::int64_t{s.out} * s.in, "w"),
+                                b16(y, s.rows * s.out, "y"), b16(b, s.out, "b"),
+                                b16(pre, s.rows * s.out, "pre")};
+  if (s.out % 8 == 0 && matmul(stream, fused, operands)) return;
+  linear_forward(stream, s, x, w, b, pre);
+  gelu_forward(stream, pre, y, s.rows * s.out);
+}
+
+void CudaOps::linear_backward_input(Stream stream, LinearShape s, Tensor dy, Tensor w, Tensor dx) {
+  const MatmulProblem problem{.m = s.rows, .n = s.in, .k = s.out};
+  must_matmul(stream, problem,
+              {b16(dy, s.rows * s.out, "dy"), b16(w, std::int64_t{s.out} * s.in, "w"),
+               b16(dx, s.rows * s.in, "dx")});
+}
+
+void CudaOps::linear_gelu_backward_input(Stream stream, LinearShape s, Tensor dy, Tensor w,
+                                         Tensor pre, Tensor dpre) {
+  const MatmulProblem fused{.m = s.rows, .n = s.in, .k = s.out, .epilogue = Epilogue::dgelu};
+  const MatmulOperands operands{
+      b16(dy, s.rows * s.out, "dy"), b16(w, std::int64_t{s.out} * s.in, "w"),
+      b16(dpre, s.rows * s.in, "dpre"), nullptr, b16(pre, s.rows * s.in, "pre")};
+  if (s.in % 8 == 0 && matmul(stream, fused, operands)) return;
+  linear_backward_input(stream, s, dy, w, dpre);
+  gelu_backward(stream, dpre, pre, dpre, s.rows * s.in);
+}
+
+void CudaOps::linear_backward_weight(Stream stream, LinearShape s, Tensor dy, Tensor x, Tensor dw,
+                                     Tensor db) {
+  // dw[Cout, Cin] += dy[N, Cout]^T x[N, Cin]
+  const bf16* dy_data = b16(dy, s.rows * s.out, "dy");
+  const bf16* x_data = b16(x, s.rows * s.in, "x");
+  float* dw_data = f32(dw, std::int64_t{s.out} * s.in, "dw");
+  MatmulProblem problem{.m = s.out,
+                        .n = s.in,
+                        .k = s.rows,
+                        .a_transposed = true,
+                        .fp32_out = true,
+                        .accumulate = true};
+  const std::size_t row_bytes = static_cast<std::size_t>(s.out) * sizeof(float);
+  if (db && row_bytes <= kBiasRowBytes) {
+    float* row = reinterpret_cast<float*>(
+        scratch<std::byte>(Matmul::kWorkspaceBytes + kBiasRowBytes) + Matmul::kWorkspaceBytes);
+    problem.epilogue = Epilogue::bias_gradient;
+    if (matmul(stream, problem, {dy_data, x_data, dw_data, row})) {
+      cuda::accumulate(raw(stream), row, f32(db, s.out, "db"), s.out);
+      return;
+    }
+    problem.epilogue = Epilogue::none;
+  }
+  must_matmul(stream, problem, {dy_data, x_data, dw_data});
+  if (db) {
+    cuda::column_sums(raw(stream), dy_data, f32(db, s.out, "db"), s.rows, s.out,
+                      scratch<float>(column_sums_scratch_bytes(s.rows, s.out)));
+  }
+}
+
+// --- attention ---------------------------------------------------------------------------------
+
+void CudaOps::check_attention(const AttentionShape& s) const {
+  check(s.heads > 0 && s.channels % s.heads == 0, "attention: {} heads don't divide {} channels",
+        s.heads, s.channels);
+  if (!use_cudnn(s) && !attention_supports(s.channels / s.heads)) {
+    throw UserError(fmt::format("attention: head size {} is not served by the cuda backend",
+                                s.channels / s.heads),
+                    "choose channels / heads a multiple of 16, at most 128");
+  }
+}
+
+void CudaOps::attention_forward(Stream stream, AttentionShape s, Tensor qkv, Tensor out,
+                                Tensor lse) {
+  check_attention(s);
+  const std::int64_t count = std::int64_t{s.batch} * s.tokens * s.channels;
+  bf16* qkv_data = b16(qkv, 3 * count, "qkv");
+  bf16* out_data = b16(out, count, "out");
+  float* lse_data = f32(lse, std::int64_t{s.batch} * s.heads * s.tokens, "lse");
+  if (use_cudnn(s)) {
+    cudnn_->forward(raw(stream), s, qkv_data, out_data, lse_data,
+                    scratch<void>(cudnn_->workspace_bytes(s)));
+  } else {
+    cuda::attention_forward(raw(stream), s, qkv_data, out_data, lse_data);
+  }
+}
+
+void CudaOps::attention_backward(Stream stream, AttentionShape s, Tensor dout, Tensor qkv,
+                                 Tensor out, Tensor lse, Tensor dqkv) {
+  check_attention(s);
+  const std::int64_t count = std::int64_t{s.batch} * s.tokens * s.channels;
+  const bf16* dout_data = b16(dout, count, "dout");
+  const bf16* qkv_data = b16(qkv, 3 * count, "qkv");
+  const bf16* out_data = b16(out, count, "out");
+  const float* lse_data = f32(lse, std::int64_t{s.batch} * s.heads * s.tokens, "lse");
+  bf16* dqkv_data = b16(dqkv, 3 * count, "dqkv");
+  if (use_cudnn(s)) {
+    cudnn_->backward(raw(stream), s, dout_data, qkv_data, out_data, lse_data, dqkv_data,
+                     scratch<void>(cudnn_->workspace_bytes(s)));
+  } else {
+    cuda::attention_backward(raw(stream), s, dout_data, qkv_data, out_data, lse_data, dqkv_data,
+                             scratch<float>(attention_backward_scratch_bytes(s)));
+  }
+}
+
+}  // namespace
+}  // namespace pipemark::cuda
+
+namespace pipemark {
+
+std::unique_ptr<Ops> make_cuda_ops(int device_index) {
+  return std::make_unique<cuda::CudaOps>(device_index);
+}
+
+}  // namespace pipemark

@@ -1,0 +1,211 @@
+// Elementwise kernels (GELU and its gradient, sums, conversion) and the two plain reductions
+// (column sums for bias gradients, one scaled sum for losses). All are bound by memory: 16-byte
+// accesses, bytes = inputs + outputs. The reductions add in a fixed order.
+#include "kernels/cuda/launch.hpp"
+#include "kernels/cuda/vec.cuh"
+
+namespace pipemark::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+__global__ void probe_kernel() {}
+
+/// out[i] = op(a[i], b[i]) for bf16; whole vectors first, then the tail by the first threads.
+template <class Op>
+__global__ void __launch_bounds__(kThreads)
+    map_kernel(const bf16* __restrict__ a, const bf16* __restrict__ b, bf16* out,
+               std::int64_t count, Op op) {
+  const std::int64_t vectors = count / kVec;
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < vectors) {
+    float x[kVec];
+    float y[kVec];
+    unpack(load8_streaming(a + i * kVec), x);
+    unpack(load8_streaming(b + i * kVec), y);
+#pragma unroll
+    for (int k = 0; k < kVec; ++k) x[k] = op(x[k], y[k]);
+    store8(out + i * kVec, pack(x));
+  }
+  if (i < count % kVec) {
+    const std::int64_t j = vectors * kVec + i;
+    out[j] = __float2bfloat16_rn(op(__bfloat162float(a[j]), __bfloat162float(b[j])));
+  }
+}
+
+template <class Op>
+void map(cudaStream_t stream, const bf16* a, const bf16* b, bf16* out, std::int64_t count, Op op) {
+  if (count == 0) return;
+  const std::int64_t blocks = ceil_div(ceil_div(count, kVec), kThreads);
+  map_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(a, b, out, count, op);
+  PIPEMARK_LAUNCH_CHECK();
+}
+
+struct GeluOp {
+  __device__ float operator()(float x, float) const { return gelu(x); }
+};
+struct GeluGradientOp {
+  __device__ float operator()(float dy, float x) const { return dy * gelu_derivative(x); }
+};
+struct AddOp {
+  __device__ float operator()(float a, float b) const { return a + b; }
+};
+
+__global__ void __launch_bounds__(kThreads)
+    accumulate_kernel(const float* __restrict__ x, float* __restrict__ accumulator,
+                      std::int64_t count, bool aligned) {
+  const std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * 4;
+  if (aligned && i + 4 <= count) {
+    const float4 a = *reinterpret_cast<const float4*>(x + i);
+    float4 s = *reinterpret_cast<const float4*>(accumulator + i);
+    s = make_float4(s.x + a.x, s.y + a.y, s.z + a.z, s.w + a.w);
+    *reinterpret_cast<float4*>(accumulator + i) = s;
+  } else {
+    for (std::int64_t j = i; j < min(i + 4, count); ++j) accumulator[j] += x[j];
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    convert_kernel(const float* __restrict__ src, bf16* __restrict__ dst, std::int64_t count,
+                   bool aligned) {
+  const std::int64_t i = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kVec;
+  if (aligned && i + kVec <= count) {
+    const float4 a = *reinterpret_cast<const float4*>(src + i);
+    const float4 b = *reinterpret_cast<const float4*>(src + i + 4);
+    const float f[kVec] = {a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w};
+    store8(dst + i, pack(f));
+  } else {
+    for (std::int64_t j = i; j < min(i + kVec, count); ++j) dst[j] = __float2bfloat16_rn(src[j]);
+  }
+}
+
+constexpr int kSumColumns = 32;  // columns of a block: 64 bytes of each row
+
+int sum_chunks(std::int64_t rows) {
+  return static_cast<int>(rows < 4096 ? ceil_div(rows, 64) : 64);
+}
+
+/// partial[chunk, column] = sum of x over the chunk's rows; a warp takes 4 neighbouring vectors
+/// (kSumColumns) of 8 rows at once.
+__global__ void __launch_bounds__(kThreads)
+    column_sums_kernel(const bf16* __restrict__ x, float* __restrict__ partial, std::int64_t rows,
+                       int columns, std::int64_t chunk_rows) {
+  constexpr int kVectors = kSumColumns / kVec;
+  constexpr int kRowsAtOnce = kThreads / kVectors;
+  const int vector = threadIdx.x % kVectors;
+  const int column = blockIdx.x * kSumColumns + vector * kVec;
+  const std::int64_t first = blockIdx.y * chunk_rows;
+  const std::int64_t last = min(first + chunk_rows, rows);
+  float sum[kVec] = {};
+  if (column < columns) {
+    for (std::int64_t row = first + threadIdx.x / kVectors; row < last; row += kRowsAtOnce) {
+      float f[kVec];
+      if (columns % kVec == 0) {
+        unpack(load8(x + row * columns + column), f);
+      } else {
+        for (int k = 0; k < kVec; ++k) {
+          f[k] = column + k < columns ? __bfloat162float(x[row * columns + column + k]) : 0.0f;
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < kVec; ++k) sum[k] += f[k];
+    }
+  }
+  __shared__ float shared[kRowsAtOnce][kSumColumns + 1];
+#pragma unroll
+  for (int k = 0; k < kVec; ++k) shared[threadIdx.x / kVectors][vector * kVec + k] = sum[k];
+  __syncthreads();
+  const int out = blockIdx.x * kSumColumns + static_cast<int>(threadIdx.x);
+  if (threadIdx.x < kSumColumns && out < columns) {
+    float total = 0;
+    for (int r = 0; r < kRowsAtOnce; ++r) total += shared[r][threadIdx.x];
+    partial[static_cast<std::int64_t>(blockIdx.y) * columns + out] = total;
+  }
+}
+
+__global__ void __launch_bounds__(kThreads)
+    add_partials_kernel(const float* __restrict__ partial, float* __restrict__ sums, int columns,
+                        int chunks) {
+  const int column = blockIdx.x * kThreads + threadIdx.x;
+  if (column >= columns) return;
+  float total = 0;
+  for (int c = 0; c < chunks; ++c)
+    total += partial[static_cast<std::int64_t>(c) * columns + column];
+  sums[column] += total;
+}
+
+constexpr int kOneBlock = 1024;
+
+__global__ void __launch_bounds__(kOneBlock)
+    add_scaled_sum_kernel(const float* __restrict__ x, std::int64_t count, float scale,
+                          float* __restrict__ sum) {
+  __shared__ double shared[kWarp];
+  double part = 0;
+  for (std::int64_t i = threadIdx.x; i < count; i += kOneBlock) part += x[i];
+  const double total = block_sum(part, shared);
+  if (threadIdx.x == 0) *sum += static_cast<float>(total * scale);
+}
+
+}  // namespace
+
+bool has_code_for_device() {
+  cudaFuncAttributes attributes{};
+  return cudaFuncGetAttributes(&attributes, probe_kernel) == cudaSuccess;
+}
+
+void gelu_forward(cudaStream_t stream, const bf16* x, bf16* y, std::int64_t count) {
+  map(stream, x, x, y, count, GeluOp{});
+}
+
+void gelu_backward(cudaStream_t stream, const bf16* dy, const bf16* x, bf16* dx,
+                   std::int64_t count) {
+  map(stream, dy, x, dx, count, GeluGradientOp{});
+}
+
+void add(cudaStream_t stream, const bf16* a, const bf16* b, bf16* out, std::int64_t count) {
+  map(stream, a, b, out, count, AddOp{});
+}
+
+void accumulate(cudaStream_t stream, const float* x, float* accumulator, std::int64_t count) {
+  if (count == 0) return;
+  const std::int64_t blocks = ceil_div(ceil_div(count, 4), kThreads);
+  const bool aligned =
+      (reinterpret_cast<std::uintptr_t>(x) | reinterpret_cast<std::uintptr_t>(accumulator)) % 16 ==
+      0;
+  accumulate_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(x, accumulator, count,
+                                                                            aligned);
+  PIPEMARK_LAUNCH_CHECK();
+}
+
+void convert(cudaStream_t stream, const float* src, bf16* dst, std::int64_t count) {
+  if (count == 0) return;
+  const std::int64_t blocks = ceil_div(ceil_div(count, kVec), kThreads);
+  const bool aligned = reinterpret_cast<std::uintptr_t>(src) % 16 == 0;
+  convert_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(src, dst, count, aligned);
+  PIPEMARK_LAUNCH_CHECK();
+}
+
+std::size_t column_sums_scratch_bytes(std::int64_t rows, int columns) {
+  return static_cast<std::size_t>(sum_chunks(rows)) * columns * sizeof(float);
+}
+
+void column_sums(cudaStream_t stream, const bf16* x, float* sums, std::int64_t rows, int columns,
+                 float* scratch) {
+  const int chunks = sum_chunks(rows);
+  const dim3 grid(static_cast<unsigned>(ceil_div(columns, kSumColumns)),
+                  static_cast<unsigned>(chunks));
+  column_sums_kernel<<<grid, kThreads, 0, stream>>>(x, scratch, rows, columns,
+                                                    ceil_div(rows, chunks));
+  PIPEMARK_LAUNCH_CHECK();
+  add_partials_kernel<<<static_cast<unsigned>(ceil_div(columns, kThreads)), kThreads, 0, stream>>>(
+      scratch, sums, columns, chunks);
+  PIPEMARK_LAUNCH_CHECK();
+}
+
+void add_scaled_sum(cudaStream_t stream, const float* x, std::int64_t count, float scale,
+                    float* sum) {
+  add_scaled_sum_kernel<<<1, kOneBlock, 0, stream>>>(x, count, scale, sum);
+  PIPEMARK_LAUNCH_CHECK();
+}
+
+}  // namespace pipemark::cuda

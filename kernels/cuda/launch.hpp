@@ -1,0 +1,82 @@
+// The launchers that the .cu files give to CudaOps: plain C++ signatures, so that only .cu files
+// see device code. Each enqueues on `stream` and returns; none allocates, waits or reads device
+// memory, so each can be captured in a CUDA graph. `scratch` is device memory of the stated size.
+//
+// Legend: B, T, C, H, V, Vp, N as in kernels/ops.hpp; rows = N, channels = C.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "kernels/ops.hpp"
+
+namespace pipemark::cuda {
+
+using bf16 = __nv_bfloat16;
+
+/// False when the running device can't execute this build's kernels.
+bool has_code_for_device();
+
+// --- embedding.cu -----------------------------------------------------------------------------
+void embedding_forward(cudaStream_t stream, const std::int32_t* tokens, const bf16* wte,
+                       const bf16* wpe, bf16* x, std::int64_t rows, int T, int C);
+/// Bytes of scratch of embedding_backward.
+std::size_t embedding_backward_scratch_bytes(std::int64_t rows, int C);
+void embedding_backward(cudaStream_t stream, const std::int32_t* tokens, const bf16* dx,
+                        float* dwte, float* dwpe, std::int64_t rows, int T, int C, void* scratch,
+                        std::size_t scratch_bytes);
+
+// --- layer_norm.cu ----------------------------------------------------------------------------
+/// y = layer_norm(a [+ b]); with `b`, residual_out = a + b is written too.
+void layer_norm_forward(cudaStream_t stream, const bf16* a, const bf16* b, bf16* residual_out,
+                        const bf16* w, const bf16* bias, bf16* y, float* mean, float* rstd,
+                        std::int64_t rows, int C);
+std::size_t layer_norm_backward_scratch_bytes(int C, int multiprocessors);
+void layer_norm_backward(cudaStream_t stream, const bf16* dy, const bf16* x, const bf16* w,
+                         const float* mean, const float* rstd, const bf16* dresidual, bf16* dx,
+                         float* dw, float* db, std::int64_t rows, int C, int multiprocessors,
+                         float* scratch);
+
+// --- elementwise.cu ---------------------------------------------------------------------------
+void gelu_forward(cudaStream_t stream, const bf16* x, bf16* y, std::int64_t count);
+void gelu_backward(cudaStream_t stream, const bf16* dy, const bf16* x, bf16* dx,
+                   std::int64_t count);
+void add(cudaStream_t stream, const bf16* a, const bf16* b, bf16* out, std::int64_t count);
+void accumulate(cudaStream_t stream, const float* x, float* accumulator, std::int64_t count);
+void convert(cudaStream_t stream, const float* src, bf16* dst, std::int64_t count);
+std::size_t column_sums_scratch_bytes(std::int64_t rows, int columns);
+/// sums[columns] += column sums of x[rows, columns], in a fixed order.
+void column_sums(cudaStream_t stream, const bf16* x, float* sums, std::int64_t rows, int columns,
+                 float* scratch);
+/// *sum += scale * sum of x, in a fixed order.
+void add_scaled_sum(cudaStream_t stream, const float* x, std::int64_t count, float scale,
+                    float* sum);
+
+// --- cross_entropy.cu -------------------------------------------------------------------------
+void softmax_cross_entropy(cudaStream_t stream, bf16* logits, const std::int32_t* targets,
+                           float* losses, std::int64_t rows, int V, int Vp, float scale,
+                           bool with_gradient);
+
+// --- optimizer.cu -----------------------------------------------------------------------------
+std::size_t squared_norms_scratch_bytes();
+void squared_norms(cudaStream_t stream, const float* gradients, std::span<const ParamRange> ranges,
+                   float* squared, double* scratch);
+void adamw(cudaStream_t stream, float* master, bf16* weights, const float* gradients, float* m,
+           float* v, std::span<const ParamRange> ranges, const AdamWSettings& settings,
+           const float* gradient_scale);
+
+// --- attention.cu -----------------------------------------------------------------------------
+/// Head sizes the own kernels take: multiples of 16 up to 128.
+bool attention_supports(int head_size);
+void attention_forward(cudaStream_t stream, const AttentionShape& shape, const bf16* qkv, bf16* out,
+                       float* lse);
+std::size_t attention_backward_scratch_bytes(const AttentionShape& shape);
+void attention_backward(cudaStream_t stream, const AttentionShape& shape, const bf16* dout,
+                        const bf16* qkv, const bf16* out, const float* lse, bf16* dqkv,
+                        float* scratch);
+
+}  // namespace pipemark::cuda

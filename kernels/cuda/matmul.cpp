@@ -1,0 +1,256 @@
+// Matmul: see matmul.hpp. cuBLASLt is column-major, so the row-major product d = op(a) op(b) is
+// asked for as d^T = op(b)^T op(a)^T: its A is our b, its B is our a, its m is our n and its n our
+// m.
+#include "kernels/cuda/matmul.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "kernels/cuda/cuda_check.hpp"
+
+namespace pipemark::cuda {
+namespace {
+
+constexpr int kCandidates = 48;
+constexpr int kShortRepetitions = 3;  // of every candidate
+constexpr int kLongRepetitions = 12;  // of the best kFinalists
+constexpr std::size_t kFinalists = 5;
+
+cublasLtEpilogue_t to_cublas(Epilogue epilogue) {
+  switch (epilogue) {
+    case Epilogue::none:
+      return CUBLASLT_EPILOGUE_DEFAULT;
+    case Epilogue::bias:
+      return CUBLASLT_EPILOGUE_BIAS;
+    case Epilogue::gelu_aux_bias:
+      return CUBLASLT_EPILOGUE_GELU_AUX_BIAS;
+    case Epilogue::dgelu:
+      return CUBLASLT_EPILOGUE_DGELU;
+    case Epilogue::bias_gradient:
+      return CUBLASLT_EPILOGUE_BGRADB;  // our a is its B
+  }
+  return CUBLASLT_EPILOGUE_DEFAULT;
+}
+
+bool capturing(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  PIPEMARK_CUDA(cudaStreamIsCapturing(stream, &status));
+  return status != cudaStreamCaptureStatusNone;
+}
+
+std::string cache_name(const CudaDevice& device) {
+  return fmt::format("cublaslt-{}-{}sm-{}", device.properties().name,
+                     device.properties().multiProcessorCount, cublasLtGetVersion());
+}
+
+}  // namespace
+
+std::string MatmulProblem::key() const {
+  return fmt::format("matmul/{}x{}x{}/{}{}/{}{}/e{}", m, n, k, a_transposed ? 't' : 'n',
+                     b_transposed ? 't' : 'n', fp32_out ? "f32" : "bf16", accumulate ? "+=" : "=",
+                     static_cast<int>(epilogue));
+}
+
+struct Matmul::Plan {
+  MatmulProblem problem;
+  cublasLtMatmulDesc_t operation = nullptr;
+  cublasLtMatrixLayout_t a = nullptr, b = nullptr, d = nullptr;  // in cuBLASLt's order
+  bool supported = false;
+  bool settled = false;  // tuned, from the cache, or hopeless
+  double seconds = 0;
+  cublasLtMatmulAlgo_t algo{};
+
+  explicit Plan(const MatmulProblem& p);
+  Plan(const Plan&) = delete;
+  Plan& operator=(const Plan&) = delete;
+  Plan(Plan&& other) noexcept
+      : problem(other.problem),
+        operation(std::exchange(other.operation, nullptr)),
+        a(std::exchange(other.a, nullptr)),
+        b(std::exchange(other.b, nullptr)),
+        d(std::exchange(other.d, nullptr)) {}
+  ~Plan() {
+    if (operation != nullptr) cublasLtMatmulDescDestroy(operation);
+    for (cublasLtMatrixLayout_t layout : {a, b, d}) {
+      if (layout != nullptr) cublasLtMatrixLayoutDestroy(layout);
+    }
+  }
+  template <class T>
+  void set(cublasLtMatmulDescAttributes_t attribute, const T& value) {
+    PIPEMARK_CUBLAS(cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof(value)));
+  }
+};
+
+Matmul::Plan::Plan(const MatmulProblem& p) : problem(p) {
+  PIPEMARK_CUBLAS(cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F));
+  set(CUBLASLT_MATMUL_DESC_TRANSA, p.b_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+  set(CUBLASLT_MATMUL_DESC_TRANSB, p.a_transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
+  set(CUBLASLT_MATMUL_DESC_EPILOGUE, to_cublas(p.epilogue));
+  if (p.epilogue == Epilogue::bias || p.epilogue == Epilogue::gelu_aux_bias) {
+    set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_16BF);
+  } else if (p.epilogue == Epilogue::bias_gradient) {
+    set(CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, CUDA_R_32F);
+  }
+  if (p.epilogue == Epilogue::gelu_aux_bias || p.epilogue == Epilogue::dgelu) {
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, p.n);
+  }
+  const auto layout = [](cublasLtMatrixLayout_t& at, cudaDataType_t type, std::int64_t rows,
+                         std::int64_t columns) {  // row-major rows x columns
+    PIPEMARK_CUBLAS(cublasLtMatrixLayoutCreate(&at, type, static_cast<std::uint64_t>(columns),
+                                               static_cast<std::uint64_t>(rows), columns));
+  };
+  layout(a, CUDA_R_16BF, p.b_transposed ? p.n : p.k, p.b_transposed ? p.k : p.n);
+  layout(b, CUDA_R_16BF, p.a_transposed ? p.k : p.m, p.a_transposed ? p.m : p.k);
+  layout(d, p.fp32_out ? CUDA_R_32F : CUDA_R_16BF, p.m, p.n);
+}
+
+Matmul::Matmul(CudaDevice& device) : device_(device), cache_(cache_name(device)) {
+  PIPEMARK_CUBLAS(cublasLtCreate(&handle_));
+}
+
+Matmul::~Matmul() {
+  plans_.clear();
+  if (handle_ != nullptr) cublasLtDestroy(handle_);
+}
+
+std::vector<cublasLtMatmulHeuristicResult_t> Matmul::candidates(const Plan& plan) const {
+  cublasLtMatmulPreference_t preference = nullptr;
+  PIPEMARK_CUBLAS(cublasLtMatmulPreferenceCreate(&preference));
+  const std::size_t workspace = kWorkspaceBytes;
+  PIPEMARK_CUBLAS(cublasLtMatmulPreferenceSetAttribute(
+      preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof(workspace)));
+  std::vector<cublasLtMatmulHeuristicResult_t> found(kCandidates);
+  int count = 0;
+  const cublasStatus_t status =
+      cublasLtMatmulAlgoGetHeuristic(handle_, plan.operation, plan.a, plan.b, plan.d, plan.d,
+                                     preference, kCandidates, found.data(), &count);
+  cublasLtMatmulPreferenceDestroy(preference);
+  found.resize(status == CUBLAS_STATUS_SUCCESS ? static_cast<std::size_t>(count) : 0);
+  std::erase_if(found, [](const auto& one) { return one.state != CUBLAS_STATUS_SUCCESS; });
+  return found;
+}
+
+cublasStatus_t Matmul::execute(cudaStream_t stream, const Plan& plan,
+                               const cublasLtMatmulAlgo_t& algo, const MatmulOperands& operands,
+                               void* workspace) const {
+  const float one = 1.0f;
+  const float beta = plan.problem.accumulate ? 1.0f : 0.0f;
+  // The pointers live in the descriptor; only the calling thread of this Ops touches it.
+  const auto set_pointer = [&](cublasLtMatmulDescAttributes_t attribute, const void* pointer) {
+    PIPEMARK_CUBLAS(
+        cublasLtMatmulDescSetAttribute(plan.operation, attribute, &pointer, sizeof(pointer)));
+  };
+  if (operands.bias != nullptr) set_pointer(CUBLASLT_MATMUL_DESC_BIAS_POINTER, operands.bias);
+  if (operands.aux != nullptr) {
+    set_pointer(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, operands.aux);
+  }
+  return cublasLtMatmul(handle_, plan.operation, &one, operands.b, plan.a, operands.a, plan.b,
+                        &beta, operands.d, plan.d, operands.d, plan.d, &algo, workspace,
+                        kWorkspaceBytes, stream);
+}
+
+double Matmul::time(cudaStream_t stream, const Plan& plan, const cublasLtMatmulAlgo_t& algo,
+                    const MatmulOperands& operands, void* workspace, int repetitions) {
+  constexpr double kFailed = std::numeric_limits<double>::infinity();
+  if (execute(stream, plan, algo, operands, workspace) != CUBLAS_STATUS_SUCCESS) return kFailed;
+  const Event from = device_.make_event();
+  const Event to = device_.make_event();
+  device_.record(from, {stream});
+  for (int i = 0; i < repetitions; ++i) {
+    static_cast<void>(execute(stream, plan, algo, operands, workspace));
+  }
+  device_.record(to, {stream});
+  const bool good = cudaStreamSynchronize(stream) == cudaSuccess;
+  const double seconds = good ? device_.elapsed_s(from, to) / repetitions : kFailed;
+  device_.destroy(from);
+  device_.destroy(to);
+  return seconds;
+}
+
+void Matmul::tune(cudaStream_t stream, Plan& plan, const MatmulOperands& operands,
+                  void* workspace) {
+  std::vector<cublasLtMatmulHeuristicResult_t> found = candidates(plan);
+  plan.supported = !found.empty();
+  if (found.empty()) {
+    plan.settled = true;
+    return;
+  }
+  plan.algo = found.front().algo;
+  if (capturing(stream)) return;
+  // Outputs of the trials go to memory of their own: d may be accumulated to, aux and bias be
+  // somebody's. Where that memory is not to be had, the first proposal stands.
+  const MatmulProblem& p = plan.problem;
+  const std::size_t d_bytes = static_cast<std::size_t>(p.m * p.n) * (p.fp32_out ? 4 : 2);
+  const bool own_aux = p.epilogue == Epilogue::gelu_aux_bias;
+  const bool own_bias = p.epilogue == Epilogue::bias_gradient;
+  const std::size_t aux_bytes = own_aux ? static_cast<std::size_t>(p.m * p.n) * 2 : 0;
+  void* scratch = nullptr;
+  if (cudaMalloc(&scratch, d_bytes + aux_bytes + static_cast<std::size_t>(p.m) * 4) !=
+      cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    return;
+  }
+  PIPEMARK_CUDA(cudaMemsetAsync(scratch, 0, d_bytes, stream));
+  MatmulOperands trial = operands;
+  trial.d = scratch;
+  if (own_aux) trial.aux = static_cast<std::byte*>(scratch) + d_bytes;
+  if (own_bias) trial.bias = static_cast<std::byte*>(scratch) + d_bytes + aux_bytes;
+  std::vector<std::pair<double, std::size_t>> order;
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    order.emplace_back(time(stream, plan, found[i].algo, trial, workspace, kShortRepetitions), i);
+  }
+  std::sort(order.begin(), order.end());
+  order.resize(std::min(order.size(), kFinalists));
+  for (auto& [seconds, i] : order) {
+    seconds = time(stream, plan, found[i].algo, trial, workspace, kLongRepetitions);
+  }
+  std::sort(order.begin(), order.end());
+  PIPEMARK_CUDA(cudaFree(scratch));
+  plan.settled = true;
+  plan.supported = order.front().first < std::numeric_limits<double>::infinity();
+  if (!plan.supported) return;
+  plan.algo = found[order.front().second].algo;
+  plan.seconds = order.front().first;
+  AlgoCache::Entry entry{plan.seconds, {}};
+  static_assert(sizeof(entry.words) == sizeof(plan.algo.data));
+  std::memcpy(entry.words.data(), plan.algo.data, sizeof(entry.words));
+  cache_.put(p.key(), entry);
+}
+
+Matmul::Plan& Matmul::plan(cudaStream_t stream, const MatmulProblem& problem,
+                           const MatmulOperands& operands, void* workspace) {
+  const std::string key = problem.key();
+  auto at = plans_.find(key);
+  if (at == plans_.end()) {
+    at = plans_.try_emplace(key, problem).first;
+    if (const auto entry = cache_.find(key)) {
+      Plan& plan = at->second;
+      std::memcpy(plan.algo.data, entry->words.data(), sizeof(plan.algo.data));
+      plan.seconds = entry->seconds;
+      cublasLtMatmulHeuristicResult_t result{};
+      plan.supported = plan.settled =
+          cublasLtMatmulAlgoCheck(handle_, plan.operation, plan.a, plan.b, plan.d, plan.d,
+                                  &plan.algo, &result) == CUBLAS_STATUS_SUCCESS &&
+          result.workspaceSize <= kWorkspaceBytes;
+    }
+  }
+  if (!at->second.settled) tune(stream, at->second, operands, workspace);
+  return at->second;
+}
+
+bool Matmul::run(cudaStream_t stream, const MatmulProblem& problem, const MatmulOperands& operands,
+                 void* workspace) {
+  const Plan& chosen = plan(stream, problem, operands, workspace);
+  if (!chosen.supported) return false;
+  PIPEMARK_CUBLAS(execute(stream, chosen, chosen.algo, operands, workspace));
+  return true;
+}
+
+double Matmul::tuned_seconds(const MatmulProblem& problem) const {
+  const auto at = plans_.find(problem.key());
+  return at == plans_.end() ? 0.0 : at->second.seconds;
+}
+
+}  // namespace pipemark::cuda
