@@ -38,13 +38,18 @@ class Executor {
   const ExecutorPlan& plan() const { return plan_; }
 
  private:
+  void run_row(const ExecutorPlan& plan);
+  void finish_send(const ExecutorPlan& plan, std::size_t send);
   void post_receives(const ExecutorPlan& plan, const PlanAction& action);
-  double wait_inputs(const ExecutorPlan& plan, const PlanAction& action);
-  void run_calls(const ExecutorPlan& plan, const PlanAction& action, bool send);
+  double wait_inputs(const ExecutorPlan& plan, const PlanAction& action, double& wait_s);
+  void run_measured(const ExecutorPlan& plan, const PlanAction& action, std::size_t index,
+                    double wait_s);
+  void run_paced(const ExecutorPlan& plan, const PlanAction& action, std::size_t index,
+                 double arrival_s);
   void call_stage(const PlanCall& call);
   void send_output(const ExecutorPlan& plan, const PlanCall& call);
-  void run_paced(const ExecutorPlan& plan, const PlanAction& action, std::size_t index);
-  void drain_sends(const ExecutorPlan& plan);
+  WaitContext context_of(const PlanMessage& message) const;
+  bool stamped() const;               ///< messages carry the sender's time
   Tensor boundary(int buffer) const;  ///< what a stage sees; empty for -1
   Tensor message(int buffer) const;   ///< what is sent: with the stamp when paced
 
@@ -58,7 +63,8 @@ class Executor {
   Stream compute_;
   Monitor monitor_;
   std::vector<MessageId> receive_ids_, send_ids_;  ///< -1: not outstanding
-  WaitContext context_;
+  std::int64_t step_ = 0;
+  bool pacing_ = false, recording_ = false;
   int live_ = 0, peak_live_ = 0;
 };
 

@@ -39,7 +39,7 @@ struct PlanCall {
   Kind kind = Kind::F;
   int held = 0;  ///< index into placement.held_by(rank)
   int micro_batch = 0;
-  int slot = -1, weight_slot = -1;
+  int slot = -1, weight_slot = -1;  ///< weight_slot: of I and W only
   int input = -1;    ///< buffer of the input (F) or the output's gradient (B, I); -1: none
   int output = -1;   ///< buffer of the output (F) or the input's gradient (B, I); -1: none
   int receive = -1;  ///< index into receives; -1: no message
@@ -58,7 +58,7 @@ struct PlanAction {
 struct HeldStage {
   int replica = 0, stage = 0;
   int activation_slots = 0;  ///< most micro-batches live at once
-  int weight_slots = 0;      ///< most I without their W at once; 1 where B runs
+  int weight_slots = 0;      ///< most I without their W at once; 0 without I
 };
 
 struct ExecutorPlan {

@@ -44,9 +44,9 @@ class Monitor {
   ~Monitor();
 
   void begin_step(std::int64_t step, double zero_s);
-  /// The inputs of action `index` are there, after `wait_s` of waiting on the host.
-  void begin_action(std::size_t index, double wait_s);
-  void end_action(std::size_t index);
+  /// The inputs of action `index` are there at `now_s`, after `wait_s` of waiting on the host.
+  void begin_action(std::size_t index, double now_s, double wait_s);
+  void end_action(std::size_t index, double now_s);
   /// A paced action's times, in now_s().
   void set_action(std::size_t index, double start_s, double end_s, double wait_s);
   void add_wait(double wait_s) { times_.wait_s += wait_s; }
@@ -64,14 +64,14 @@ class Monitor {
   std::vector<bool> paced_;
 };
 
-/// Mean times of each (held stage, kind) over the steps added.
+/// Mean times of each (kind, stage) over the steps added; FB by both its stages.
 class ActionMeans {
  public:
   void add(const ActionTimes& times);
   void clear() { rows_.clear(); }
   struct Row {
     Kind kind = Kind::F;
-    int replica = 0, stage = 0;
+    int replica = 0, stage = 0, stage_b = 0;  ///< stage_b: of FB's backward half
     std::int64_t count = 0;
     double total_s = 0;
     double mean_s() const { return count == 0 ? 0 : total_s / static_cast<double>(count); }
