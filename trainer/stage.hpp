@@ -35,7 +35,8 @@ class Stage {
                               Tensor grad_output, Tensor grad_input) = 0;
   /// The weight-gradient half of the same micro-batch: adds to the stage's gradients.
   virtual void backward_weight(Stream stream, int slot, int weight_slot, int micro_batch) = 0;
-  /// Full backward. Layer by layer where that needs less memory; by default the two halves.
+  /// Full backward. Layer by layer where that needs less memory; by default the two halves. The
+  /// executor gives it weight_slot -1: nothing is deferred.
   virtual void backward(Stream stream, int slot, int weight_slot, int micro_batch,
                         Tensor grad_output, Tensor grad_input) {
     backward_input(stream, slot, weight_slot, micro_batch, grad_output, grad_input);
