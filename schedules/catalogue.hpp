@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "schedules/cost_model.hpp"
+#include "schedules/program.hpp"
 #include "schedules/schedule.hpp"
 
 namespace pipemark {
@@ -54,6 +55,8 @@ struct CatalogueRow {
   /// would be right.
   std::function<std::string(const ScheduleRequest&)> refuse;
   std::function<Schedule(const ScheduleRequest&)> generate;
+  /// The schedule as loops, where its generator writes loops; `generate` is then its expansion.
+  std::function<Program(const ScheduleRequest&)> program;
   ClosedForm closed_form;
 };
 

@@ -1,4 +1,16 @@
 // validate: proves that a schedule is complete and can run, or names each fault and its place.
+//
+// What the executor guarantees, and so what "can run" means: a rank runs its row in order; an
+// action starts when its inputs have arrived; every receive is posted ahead in the order of need,
+// and no send ever blocks. FB starts when both its inputs are there, and both its outputs leave at
+// its end.
+//
+// The stricter model, `rendezvous`: every (replica, stage boundary, direction) is a channel. Its
+// receiver, when it has reached the action that needs the channel's k-th message (in its order of
+// need), has posted the receives up to the k+1-th; before the first one, the first is posted. A
+// rank stays at an action until the sends of its outputs have met their receives (those of FB go
+// out together); messages between stages of one rank meet at once. A schedule that passes can run
+// with one message buffered on each channel.
 #pragma once
 
 #include <string>
@@ -10,21 +22,18 @@ namespace pipemark {
 
 struct Fault {
   int rank = -1;   ///< -1: no single place
-  int index = -1;  ///< action of that rank
+  int index = -1;  ///< action of that rank; its row's length: something is missing at the end
   std::string what;
 };
 
 struct ValidateOptions {
-  /// Sends block until the receiver has reached the action that needs the message's predecessor: a
-  /// schedule that passes can run with no buffering at all beyond posted receives.
-  bool rendezvous = true;
+  bool rendezvous = true;   ///< also check the stricter model
   double memory_limit = 0;  ///< as ScheduleRequest::memory_limit; 0: none
-  /// What memory_limit counts of an activation after I until W (F counts 1, W and B free the rest).
-  double deferred_share = kDeferredShare;
 };
 
 /// Empty when the schedule is sound: every (stage, micro-batch) has one F and one B or one I and
 /// one W after it, on the rank that holds the stage, each dependency can be met, nothing deadlocks.
+/// Deadlocks are looked for only where everything else is sound.
 std::vector<Fault> validate(const Schedule& schedule, const ValidateOptions& options = {});
 
 /// The faults on a printed grid, each place marked `<-- HERE`.
