@@ -1,0 +1,346 @@
+// Each function is the formula of its contract in kernels/ops.hpp, one output at a time, summed in
+// fp64 in ascending order and rounded once to fp32.
+//
+// Legend as in kernels/ops.hpp: N rows, T tokens, C channels, H heads, D = C / H, V vocabulary.
+#include "kernels/reference.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "kernels/host_device.hpp"
+
+namespace pipemark {
+namespace {
+
+constexpr double kLayerNormEpsilon = 1e-5;
+constexpr double kGeluCubic = 0.044715;
+const double kGeluScale = std::sqrt(2.0 / std::acos(-1.0));
+
+double gelu(double x) {
+  return 0.5 * x * (1 + std::tanh(kGeluScale * (x + kGeluCubic * x * x * x)));
+}
+
+double gelu_derivative(double x) {
+  const double t = std::tanh(kGeluScale * (x + kGeluCubic * x * x * x));
+  return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * kGeluScale * (1 + 3 * kGeluCubic * x * x);
+}
+
+class ReferenceOps final : public Ops {
+ public:
+  std::string name() const override { return "reference"; }
+  Device& device() override { return device_; }
+  DType activation_dtype() const override { return DType::f32; }
+  std::size_t workspace_bytes(const AttentionShape&, int) const override { return 0; }
+  void set_workspace(Tensor) override {}
+
+  void embedding_forward(Stream, Tensor tokens_i32, Tensor wte, Tensor wpe, Tensor x,
+                         std::int64_t rows, int tokens, int channels) override {
+    for (std::int64_t n = 0; n < rows; ++n) {
+      for (int c = 0; c < channels; ++c) {
+        x.f32()[n * channels + c] = wte.f32()[token(tokens_i32, wte, n, channels) * channels + c] +
+                                    wpe.f32()[n % tokens * channels + c];
+      }
+    }
+  }
+
+  void embedding_backward(Stream, Tensor tokens_i32, Tensor dx, Tensor dwte, Tensor dwpe,
+                          std::int64_t rows, int tokens, int channels) override {
+    std::vector<double> te(dwte.f32(), dwte.f32() + dwte.size);
+    std::vector<double> pe(dwpe.f32(), dwpe.f32() + dwpe.size);
+    for (std::int64_t n = 0; n < rows; ++n) {
+      const std::int64_t id = token(tokens_i32, dwte, n, channels);
+      for (int c = 0; c < channels; ++c) {
+        te[id * channels + c] += dx.f32()[n * channels + c];
+        pe[n % tokens * channels + c] += dx.f32()[n * channels + c];
+      }
+    }
+    std::copy(te.begin(), te.end(), dwte.f32());
+    std::copy(pe.begin(), pe.end(), dwpe.f32());
+  }
+
+  void layer_norm_forward(Stream, Tensor x, Tensor w, Tensor b, Tensor y, Tensor mean, Tensor rstd,
+                          std::int64_t rows, int channels) override {
+    for (std::int64_t n = 0; n < rows; ++n) {
+      const float* row = x.f32() + n * channels;
+      double sum = 0, squares = 0;
+      for (int c = 0; c < channels; ++c) sum += row[c];
+      const double mu = sum / channels;
+      for (int c = 0; c < channels; ++c) squares += (row[c] - mu) * (row[c] - mu);
+      const double inverse = 1 / std::sqrt(squares / channels + kLayerNormEpsilon);
+      for (int c = 0; c < channels; ++c) {
+        y.f32()[n * channels + c] =
+            static_cast<float>((row[c] - mu) * inverse * w.f32()[c] + b.f32()[c]);
+      }
+      mean.f32()[n] = static_cast<float>(mu);
+      rstd.f32()[n] = static_cast<float>(inverse);
+    }
+  }
+
+  void residual_layer_norm_forward(Stream stream, Tensor a, Tensor b, Tensor residual_out, Tensor w,
+                                   Tensor bias, Tensor y, Tensor mean, Tensor rstd,
+                                   std::int64_t rows, int channels) override {
+    residual_forward(stream, a, b, residual_out, rows * channels);
+    layer_norm_forward(stream, residual_out, w, bias, y, mean, rstd, rows, channels);
+  }
+
+  void layer_norm_backward(Stream, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
+                           Tensor dresidual, Tensor dx, Tensor dw, Tensor db, std::int64_t rows,
+                           int channels) override {
+    std::vector<double> dws(dw.f32(), dw.f32() + channels), dbs(db.f32(), db.f32() + channels);
+    for (std::int64_t n = 0; n < rows; ++n) {
+      const float* dyr = dy.f32() + n * channels;
+      const float* xr = x.f32() + n * channels;
+      const double mu = mean.f32()[n], inverse = rstd.f32()[n];
+      double sum = 0, projected = 0;
+      for (int c = 0; c < channels; ++c) {
+        const double g = double{dyr[c]} * w.f32()[c], hat = (xr[c] - mu) * inverse;
+        sum += g;
+        projected += g * hat;
+        dws[c] += dyr[c] * hat;
+        dbs[c] += dyr[c];
+      }
+      for (int c = 0; c < channels; ++c) {
+        const double g = double{dyr[c]} * w.f32()[c], hat = (xr[c] - mu) * inverse;
+        const double carried = dresidual ? dresidual.f32()[n * channels + c] : 0;
+        dx.f32()[n * channels + c] =
+            static_cast<float>(carried + inverse * (g - (sum + hat * projected) / channels));
+      }
+    }
+    std::copy(dws.begin(), dws.end(), dw.f32());
+    std::copy(dbs.begin(), dbs.end(), db.f32());
+  }
+
+  void linear_forward(Stream, LinearShape s, Tensor x, Tensor w, Tensor b, Tensor y) override {
+    for (std::int64_t n = 0; n < s.rows; ++n) {
+      for (int o = 0; o < s.out; ++o) {
+        double sum = b ? b.f32()[o] : 0;
+        for (int i = 0; i < s.in; ++i) {
+          sum += double{x.f32()[n * s.in + i]} * w.f32()[std::int64_t{o} * s.in + i];
+        }
+        y.f32()[n * s.out + o] = static_cast<float>(sum);
+      }
+    }
+  }
+
+  void linear_gelu_forward(Stream stream, LinearShape s, Tensor x, Tensor w, Tensor b, Tensor pre,
+                           Tensor y) override {
+    linear_forward(stream, s, x, w, b, pre);
+    gelu_forward(stream, pre, y, s.rows * s.out);
+  }
+
+  void linear_backward_input(Stream, LinearShape s, Tensor dy, Tensor w, Tensor dx) override {
+    for (std::int64_t n = 0; n < s.rows; ++n) {
+      for (int i = 0; i < s.in; ++i) {
+        double sum = 0;
+        for (int o = 0; o < s.out; ++o) {
+          sum += double{dy.f32()[n * s.out + o]} * w.f32()[std::int64_t{o} * s.in + i];
+        }
+        dx.f32()[n * s.in + i] = static_cast<float>(sum);
+      }
+    }
+  }
+
+  void linear_gelu_backward_input(Stream stream, LinearShape s, Tensor dy, Tensor w, Tensor pre,
+                                  Tensor dpre) override {
+    linear_backward_input(stream, s, dy, w, dpre);
+    gelu_backward(stream, dpre, pre, dpre, s.rows * s.in);
+  }
+
+  void linear_backward_weight(Stream, LinearShape s, Tensor dy, Tensor x, Tensor dw,
+                              Tensor db) override {
+    for (int o = 0; o < s.out; ++o) {
+      for (int i = 0; i < s.in; ++i) {
+        double sum = dw.f32()[std::int64_t{o} * s.in + i];
+        for (std::int64_t n = 0; n < s.rows; ++n) {
+          sum += double{dy.f32()[n * s.out + o]} * x.f32()[n * s.in + i];
+        }
+        dw.f32()[std::int64_t{o} * s.in + i] = static_cast<float>(sum);
+      }
+      if (!db) continue;
+      double sum = db.f32()[o];
+      for (std::int64_t n = 0; n < s.rows; ++n) sum += dy.f32()[n * s.out + o];
+      db.f32()[o] = static_cast<float>(sum);
+    }
+  }
+
+  void gelu_forward(Stream, Tensor x, Tensor y, std::int64_t count) override {
+    for (std::int64_t i = 0; i < count; ++i) y.f32()[i] = static_cast<float>(gelu(x.f32()[i]));
+  }
+
+  void gelu_backward(Stream, Tensor dy, Tensor x, Tensor dx, std::int64_t count) override {
+    for (std::int64_t i = 0; i < count; ++i) {
+      dx.f32()[i] = static_cast<float>(dy.f32()[i] * gelu_derivative(x.f32()[i]));
+    }
+  }
+
+  void residual_forward(Stream, Tensor a, Tensor b, Tensor out, std::int64_t count) override {
+    for (std::int64_t i = 0; i < count; ++i) out.f32()[i] = a.f32()[i] + b.f32()[i];
+  }
+
+  void attention_forward(Stream, AttentionShape s, Tensor qkv, Tensor out, Tensor lse) override {
+    const Heads heads(s);
+    std::vector<double> p(s.tokens);
+    for (int b = 0; b < s.batch; ++b) {
+      for (int h = 0; h < s.heads; ++h) {
+        for (int i = 0; i < s.tokens; ++i) {
+          double largest = -INFINITY, sum = 0;
+          for (int j = 0; j <= i; ++j) {
+            p[j] = heads.score(qkv.f32(), b, h, i, j);
+            largest = std::max(largest, p[j]);
+          }
+          for (int j = 0; j <= i; ++j) sum += p[j] = std::exp(p[j] - largest);
+          for (int d = 0; d < heads.size; ++d) {
+            double value = 0;
+            for (int j = 0; j <= i; ++j) value += p[j] * qkv.f32()[heads.at(b, h, j, 2) + d];
+            out.f32()[heads.out(b, h, i) + d] = static_cast<float>(value / sum);
+          }
+          lse.f32()[heads.row(b, h, i)] = static_cast<float>(largest + std::log(sum));
+        }
+      }
+    }
+  }
+
+  void attention_backward(Stream, AttentionShape s, Tensor dout, Tensor qkv, Tensor out, Tensor lse,
+                          Tensor dqkv) override {
+    const Heads heads(s);
+    const float* x = qkv.f32();
+    std::vector<double> grad(qkv.size, 0.0);
+    for (int b = 0; b < s.batch; ++b) {
+      for (int h = 0; h < s.heads; ++h) {
+        for (int i = 0; i < s.tokens; ++i) {
+          const float* dout_i = dout.f32() + heads.out(b, h, i);
+          const std::int64_t q = heads.at(b, h, i, 0);
+          double delta = 0;  // sum_j P_ij dP_ij = dout_i . out_i
+          for (int d = 0; d < heads.size; ++d) {
+            delta += double{dout_i[d]} * out.f32()[heads.out(b, h, i) + d];
+          }
+          for (int j = 0; j <= i; ++j) {
+            const std::int64_t k = heads.at(b, h, j, 1), v = heads.at(b, h, j, 2);
+            const double p = std::exp(heads.score(x, b, h, i, j) - lse.f32()[heads.row(b, h, i)]);
+            double dp = 0;
+            for (int d = 0; d < heads.size; ++d) dp += double{dout_i[d]} * x[v + d];
+            const double ds = p * (dp - delta) * heads.scale;
+            for (int d = 0; d < heads.size; ++d) {
+              grad[q + d] += ds * x[k + d];
+              grad[k + d] += ds * x[q + d];
+              grad[v + d] += p * dout_i[d];
+            }
+          }
+        }
+      }
+    }
+    std::copy(grad.begin(), grad.end(), dqkv.f32());
+  }
+
+  void softmax_cross_entropy(Stream, Tensor logits, Tensor targets_i32, Tensor losses,
+                             std::int64_t rows, int vocabulary, int vocabulary_padded, float scale,
+                             bool with_gradient) override {
+    for (std::int64_t n = 0; n < rows; ++n) {
+      float* row = logits.f32() + n * vocabulary_padded;
+      const int target = targets_i32.i32()[n];
+      check(target >= 0 && target < vocabulary, "target {} of row {} is not below V = {}", target,
+            n, vocabulary);
+      const double largest = *std::max_element(row, row + vocabulary);
+      double sum = 0;
+      for (int v = 0; v < vocabulary; ++v) sum += std::exp(row[v] - largest);
+      losses.f32()[n] = static_cast<float>(largest + std::log(sum) - row[target]);
+      if (!with_gradient) continue;
+      for (int v = 0; v < vocabulary; ++v) {
+        const double p = std::exp(row[v] - largest) / sum;
+        row[v] = static_cast<float>((p - (v == target ? 1 : 0)) * scale);
+      }
+      std::fill(row + vocabulary, row + vocabulary_padded, 0.0f);
+    }
+  }
+
+  void add_scaled_sum(Stream, Tensor x, std::int64_t count, float scale, Tensor sum) override {
+    double total = 0;
+    for (std::int64_t i = 0; i < count; ++i) total += x.f32()[i];
+    sum.f32()[0] = static_cast<float>(sum.f32()[0] + scale * total);
+  }
+
+  void squared_norms(Stream, Tensor gradients, std::span<const ParamRange> ranges,
+                     Tensor squared) override {
+    for (std::size_t r = 0; r < ranges.size(); ++r) {
+      double total = 0;
+      for (std::int64_t i = 0; i < ranges[r].size; ++i) {
+        const double g = gradients.f32()[ranges[r].offset + i];
+        total += g * g;
+      }
+      squared.f32()[r] = static_cast<float>(total);
+    }
+  }
+
+  void adamw(Stream, Tensor master, Tensor weights, Tensor gradients, Tensor m, Tensor v,
+             std::span<const ParamRange> ranges, const AdamWSettings& settings,
+             Tensor gradient_scale) override {
+    const double beta1 = settings.beta1, beta2 = settings.beta2;
+    const double correction1 = 1 - std::pow(beta1, static_cast<double>(settings.step));
+    const double correction2 = 1 - std::pow(beta2, static_cast<double>(settings.step));
+    for (const ParamRange& range : ranges) {
+      const double decay =
+          range.decay ? double{settings.learning_rate} * settings.weight_decay : 0.0;
+      for (std::int64_t i = range.offset; i < range.offset + range.size; ++i) {
+        const double g = double{gradients.f32()[i]} * gradient_scale.f32()[0];
+        const double first = beta1 * m.f32()[i] + (1 - beta1) * g;
+        const double second = beta2 * v.f32()[i] + (1 - beta2) * g * g;
+        const double direction =
+            first / correction1 / (std::sqrt(second / correction2) + settings.epsilon);
+        master.f32()[i] =
+            static_cast<float>(master.f32()[i] * (1 - decay) - settings.learning_rate * direction);
+        m.f32()[i] = static_cast<float>(first);
+        v.f32()[i] = static_cast<float>(second);
+        weights.f32()[i] = master.f32()[i];
+      }
+    }
+  }
+
+  void accumulate(Stream stream, Tensor x, Tensor accumulator, std::int64_t count) override {
+    residual_forward(stream, x, accumulator, accumulator, count);
+  }
+
+  void convert(Stream stream, Tensor src, Tensor dst, std::int64_t count) override {
+    device_.copy(stream, dst.f32(), src.f32(), static_cast<std::size_t>(count) * sizeof(float));
+  }
+
+ private:
+  static std::int64_t token(Tensor tokens, Tensor table, std::int64_t n, int channels) {
+    const std::int64_t id = tokens.i32()[n];
+    check(id >= 0 && (id + 1) * channels <= table.size, "token {} of row {} is not below V = {}",
+          id, n, table.size / channels);
+    return id;
+  }
+
+  /// Where a head's vectors begin in qkv[B, T, 3C], out[B, T, C] and lse[B, H, T].
+  struct Heads {
+    explicit Heads(const AttentionShape& shape)
+        : s(shape), size(shape.channels / shape.heads), scale(1 / std::sqrt(double(size))) {}
+    std::int64_t at(int b, int h, int t, int which) const {
+      return (std::int64_t{b} * s.tokens + t) * 3 * s.channels + which * s.channels + h * size;
+    }
+    std::int64_t out(int b, int h, int t) const {
+      return (std::int64_t{b} * s.tokens + t) * s.channels + h * size;
+    }
+    std::int64_t row(int b, int h, int t) const {
+      return (std::int64_t{b} * s.heads + h) * s.tokens + t;
+    }
+    double score(const float* qkv, int b, int h, int i, int j) const {
+      double sum = 0;
+      for (int d = 0; d < size; ++d)
+        sum += double{qkv[at(b, h, i, 0) + d]} * qkv[at(b, h, j, 1) + d];
+      return sum * scale;
+    }
+    AttentionShape s;
+    int size;
+    double scale;
+  };
+
+  HostDevice device_{"reference"};
+};
+
+}  // namespace
+
+std::unique_ptr<Ops> make_reference_ops() { return std::make_unique<ReferenceOps>(); }
+
+}  // namespace pipemark
