@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "balancers/partition.hpp"
+#include "schedules/analysis.hpp"
 #include "schedules/timeline.hpp"
 
 namespace pipemark {
@@ -34,13 +35,6 @@ struct RankReport {
   std::int64_t peak_resident_bytes = 0;        ///< of the process
   int peak_live = 0, predicted_peak_live = 0;  ///< (stage, micro-batch) activations
   std::int64_t parameters = 0;
-};
-
-/// Idle time of all ranks over the makespan times P, split into causes; they add up to
-/// bubble_ratio.
-struct IdleCauses {
-  double fill_drain = 0, imbalance = 0, exposed_communication = 0, overhead = 0;
-  double total() const { return fill_drain + imbalance + exposed_communication + overhead; }
 };
 
 struct TrainReport {

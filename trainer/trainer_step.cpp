@@ -159,7 +159,8 @@ std::vector<NamedTensor> Trainer::Impl::gradients_of_step(std::int64_t step) {
     const Parameters& parameters = pieces_.stages[k]->parameters();
     for (const NamedTensor& tensor : parameters.read(stream_, parameters.gradients)) {
       const std::uint64_t bytes = tensor.values.size() * sizeof(float);
-      mine += tensor.name + '\n';
+      mine += tensor.name;
+      mine += '\n';
       mine.append(reinterpret_cast<const char*>(&bytes), sizeof bytes);
       mine.append(reinterpret_cast<const char*>(tensor.values.data()), bytes);
     }
