@@ -48,6 +48,7 @@ struct Parameter : ParameterSpec {
 struct NamedTensor {
   std::string name;
   std::vector<float> values;
+  bool operator==(const NamedTensor&) const = default;
 };
 
 class Parameters {
