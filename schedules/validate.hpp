@@ -29,6 +29,9 @@ struct Fault {
 struct ValidateOptions {
   bool rendezvous = true;   ///< also check the stricter model
   double memory_limit = 0;  ///< as ScheduleRequest::memory_limit; 0: none
+  /// What memory_limit counts of an activation after I until W, as a part of it: F adds 1, I frees
+  /// 1 - deferred_share, W the rest, B all. 1: whole until W, as simulate() reports peaks.
+  double deferred_share = kDeferredShare;
 };
 
 /// Empty when the schedule is sound: every (stage, micro-batch) has one F and one B or one I and
