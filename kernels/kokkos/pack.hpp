@@ -56,11 +56,11 @@ KOKKOS_FORCEINLINE_FUNCTION Pack min(Pack a, Pack b) { return a < b ? a : b; }
 
 /// `value` in lanes below `count`, 0 in the others.
 KOKKOS_FORCEINLINE_FUNCTION Pack keep_first(Pack value, int count) {
-  if (count >= kWidth) return value;
-  float lanes[kWidth];
-  store(lanes, value);
-  for (int i = 0; i < kWidth; ++i) lanes[i] = i < count ? lanes[i] : 0.0f;
-  return load(lanes);
+  std::int32_t lanes[kWidth];
+  for (int i = 0; i < kWidth; ++i) lanes[i] = i;
+  IntPack lane;
+  std::memcpy(&lane, lanes, sizeof lane);
+  return lane < count ? value : Pack{};
 }
 
 /// By halves: lane i + lane i + 8, and so on down.
