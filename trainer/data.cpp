@@ -26,6 +26,24 @@ constexpr std::int64_t kHeaderBytes = 256 * 4;
 constexpr std::int32_t kMagicWide = 20240801;
 // CounterRandom stream of the batches of a step; tensors use streams from 0 up.
 constexpr std::uint64_t kBatchStream = 1ULL << 32;
+
+/// How often b followed a: a table where it is small, else a map of the pairs that occur.
+class PairCounts {
+ public:
+  explicit PairCounts(std::size_t vocabulary)
+      : vocabulary_(vocabulary),
+        table_(vocabulary <= kTableUpTo ? vocabulary * vocabulary : 0, 0) {}
+  std::int64_t& at(std::size_t a, std::size_t b) {
+    const std::size_t key = a * vocabulary_ + b;
+    return table_.empty() ? map_[key] : table_[key];
+  }
+
+ private:
+  static constexpr std::size_t kTableUpTo = 2048;  // 32 MiB
+  std::size_t vocabulary_;
+  std::vector<std::int64_t> table_;
+  std::unordered_map<std::size_t, std::int64_t> map_;
+};
 }  // namespace
 
 /// A read-only map of a whole file.
@@ -186,30 +204,28 @@ double Dataset::bigram_validation_loss() const {
   if (validation_tokens() < 2) return -1;
   const auto V = static_cast<std::size_t>(vocabulary_);
   std::vector<std::int64_t> unigram(V, 0), followers(V, 0), context(V, 0);
-  std::unordered_map<std::uint64_t, std::int64_t> bigram;
-  const auto key = [&](std::int64_t i) {
-    return static_cast<std::uint64_t>(token(i)) << 32 | static_cast<std::uint64_t>(token(i + 1));
-  };
+  PairCounts pairs(V);
+  std::size_t last = 0;
   for (std::int64_t i = 0; i < training_; ++i) {
-    ++unigram[static_cast<std::size_t>(token(i))];
-    if (i + 1 == training_) break;
-    ++context[static_cast<std::size_t>(token(i))];
-    if (++bigram[key(i)] == 1) ++followers[static_cast<std::size_t>(token(i))];
+    const auto b = static_cast<std::size_t>(token(i));
+    ++unigram[b];
+    if (i > 0) {
+      ++context[last];
+      if (++pairs.at(last, b) == 1) ++followers[last];
+    }
+    last = b;
   }
   double loss = 0;
-  const std::int64_t last = size_ - 1;
-  for (std::int64_t i = training_; i < last; ++i) {
+  for (std::int64_t i = training_; i + 1 < size_; ++i) {
     const auto a = static_cast<std::size_t>(token(i)), b = static_cast<std::size_t>(token(i + 1));
     const double p_b =
         (static_cast<double>(unigram[b]) + 1) / static_cast<double>(training_ + vocabulary_);
-    // Witten-Bell: a context seen n times with t different followers keeps t / (n + t) for new
-    // ones.
-    const auto found = bigram.find(key(i));
-    const double seen = found == bigram.end() ? 0 : static_cast<double>(found->second);
+    // A context seen n times with t different followers keeps t / (n + t) for new ones.
     const auto n = static_cast<double>(context[a]), t = static_cast<double>(followers[a]);
+    const auto seen = static_cast<double>(pairs.at(a, b));
     loss -= std::log(n + t > 0 ? (seen + t * p_b) / (n + t) : p_b);
   }
-  return loss / static_cast<double>(last - training_);
+  return loss / static_cast<double>(size_ - 1 - training_);
 }
 
 }  // namespace pipemark

@@ -174,14 +174,17 @@ TEST_F(DatasetTest, TokenBeyondTheVocabularyIsNamed) {
 
 TEST_F(DatasetTest, BigramLossByHand) {
   // Training abababab, validation abab: from a always b. n(a) = 4, t(a) = 1, n(b) = 3, t(b) = 1;
-  // add-one unigrams of a and b are (4 + 1) / (8 + 4).
-  model_.vocabulary = 4;
+  // add-one unigrams of a and b are (4 + 1) / (8 + V).
+  const std::vector<std::uint16_t> tokens{0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1};
+  const std::string path = write("ab", tokens);
   model_.context = 2;
-  const Dataset data = open(
-      write("ab", std::vector<std::uint8_t>{0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1}), "bytes", 0.34);
-  ASSERT_EQ(data.validation_tokens(), 4);
-  const double p = 5.0 / 12, ab = (4 + p) / 5, ba = (3 + p) / 4;
-  EXPECT_NEAR(data.bigram_validation_loss(), -(2 * std::log(ab) + std::log(ba)) / 3, 1e-12);
+  for (const int V : {4, 5000}) {  // counted in a table, in a map
+    model_.vocabulary = V;
+    const Dataset data = open(path, "uint16", 0.34);
+    ASSERT_EQ(data.validation_tokens(), 4);
+    const double p = 5.0 / (8 + V), ab = (4 + p) / 5, ba = (3 + p) / 4;
+    EXPECT_NEAR(data.bigram_validation_loss(), -(2 * std::log(ab) + std::log(ba)) / 3, 1e-12);
+  }
 }
 
 TEST_F(DatasetTest, BigramFindsAMarkovSourcesEntropy) {
