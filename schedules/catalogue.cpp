@@ -53,12 +53,17 @@ std::string refuse_basics(const ScheduleRequest& request) {
   return {};
 }
 
+std::string refuse_chunks(const ScheduleRequest& request, const std::string& name, int chunks) {
+  if (request.chunks == 0 || request.chunks == chunks) return {};
+  return fmt::format("chunks = {}: {} has {} chunks a rank", request.chunks, name, chunks);
+}
+
 const std::vector<CatalogueRow>& catalogue() {
   static const std::vector<CatalogueRow> rows = [] {
     std::vector<CatalogueRow> made = {
-        gpipe_row(),
-        one_f_one_b_row(),
-        dualpipe_row(),
+        gpipe_row(),  one_f_one_b_row(), interleaved_row(), breadth_first_row(), zb_h1_row(),
+        zb_h2_row(),  zb_v_row(),        v_half_row(),      v_min_row(),         chimera_row(),
+        hanayo_row(), dualpipe_row(),    dualpipev_row(),   zb_auto_row(),
     };
     for (CatalogueRow& row : made) row = complete(std::move(row));
     return made;

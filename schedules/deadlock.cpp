@@ -6,17 +6,16 @@
 #include <utility>
 
 #include "kernels/check.hpp"
+#include "schedules/simulate.hpp"
 #include "schedules/text.hpp"
 
 namespace pipemark {
 
 namespace {
 
-constexpr std::size_t kNone = -1;
-
-/// A message: slot is its place in the tables, channel its (replica, boundary, direction).
+/// A message: slot is its place in the tables, stage the index of its sender's (replica, stage).
 struct Message {
-  std::size_t slot = kNone, channel = kNone;
+  std::size_t slot = 0, stage = 0;
   int peer = -1;  // the rank at the other end
 };
 
@@ -54,16 +53,15 @@ class Runner {
   std::size_t cell(int stage, int micro_batch) const {
     return static_cast<std::size_t>(stage) * schedule_.micro_batches + micro_batch;
   }
-  std::size_t channel(int replica, int from_stage, bool is_backward) const {
-    return (static_cast<std::size_t>(replica) * placement_.stages + from_stage) * 2 +
-           (is_backward ? 1 : 0);
+  std::size_t stage_index(int replica, int stage) const {
+    return static_cast<std::size_t>(replica) * placement_.stages + stage;
   }
   Message forward_from(int replica, int stage, int micro_batch) const {
-    return {cell(stage, micro_batch), channel(replica, stage, false),
+    return {cell(stage, micro_batch), stage_index(replica, stage),
             placement_.rank_of(replica, stage)};
   }
   Message backward_from(int replica, int stage, int micro_batch) const {
-    return {backward_ + cell(stage, micro_batch), channel(replica, stage, true),
+    return {backward_ + cell(stage, micro_batch), stage_index(replica, stage),
             placement_.rank_of(replica, stage)};
   }
 
@@ -100,22 +98,35 @@ class Runner {
     if (a.kind == Kind::FB) backward(a.replica_b, a.stage_b, a.micro_batch_b);
   }
 
-  /// need_[slot]: which message of its channel it is, in the receiver's order of need.
+  /// need_[slot]: which input of its stage it is; room_[replica, stage]: its slots and one more.
   void number_the_needs() {
-    need_.assign(arrived_.size(), 0);
-    std::vector<int> count(placement_.rank.size() * 2, 0);
-    for (const auto& row : schedule_.ranks) {
-      for (const Action& a : row) {
-        for_inputs(a, [&](const Message& m) { need_[m.slot] = count[m.channel]++; });
+    need_.assign(backward_, 0);
+    room_.assign(placement_.rank.size(), 0);
+    through_.assign(placement_.rank.size(), 0);
+    std::vector<int> forwards(placement_.rank.size(), 0);
+    const auto needs = slot_needs(schedule_);
+    for (int rank = 0; rank < schedule_.rank_count(); ++rank) {
+      const auto held = placement_.held_by(rank);
+      for (std::size_t k = 0; k < held.size(); ++k) {
+        room_[stage_index(held[k].first, held[k].second)] =
+            needs[static_cast<std::size_t>(rank)][k].activations + 1;
+      }
+      for (const Action& a : schedule_.ranks[static_cast<std::size_t>(rank)]) {
+        if (a.kind != Kind::F && a.kind != Kind::FB) continue;
+        const int number = forwards[stage_index(a.replica, a.stage)]++;
+        if (a.stage > 0) need_[cell(a.stage - 1, a.micro_batch)] = number;
       }
     }
-    reached_.assign(count.size(), 0);
-    for (const auto& row : schedule_.ranks) {
-      if (!row.empty()) reach(row.front());
-    }
   }
-  void reach(const Action& a) {
-    for_inputs(a, [&](const Message& m) { ++reached_[m.channel]; });
+  /// A gradient goes into the slot of its activation, which is there.
+  bool has_room(const Message& m) const {
+    if (m.slot >= backward_) return true;
+    const std::size_t receiver = m.stage + 1;
+    return need_[m.slot] < through_[receiver] + room_[receiver];
+  }
+  void finish(const Action& a) {
+    if (a.kind == Kind::B || a.kind == Kind::W) ++through_[stage_index(a.replica, a.stage)];
+    if (a.kind == Kind::FB) ++through_[stage_index(a.replica_b, a.stage_b)];
   }
 
   void wait_for(int rank, int other, std::string why) {
@@ -143,12 +154,15 @@ class Runner {
     while (state.position < row.size()) {
       const Action& a = row[state.position];
       if (!state.ran && !inputs_are_there(rank, a)) break;
+      if (rendezvous_ && !state.ran) {
+        finish(a);
+        moved = true;
+      }
       state.ran = true;
       if (!sends_are_done(rank, a, moved)) break;
       state.ran = false;
       moved = true;
       ++state.position;
-      if (rendezvous_ && state.position < row.size()) reach(row[state.position]);
     }
     if (moved) wake_waiters(rank);
   }
@@ -166,7 +180,7 @@ class Runner {
     bool done = true;
     for_outputs(a, [&](const Message& m) {
       if (arrived_[m.slot]) return;
-      if (rendezvous_ && m.peer != rank && need_[m.slot] > reached_[m.channel]) {
+      if (rendezvous_ && m.peer != rank && !has_room(m)) {
         if (done) wait_for(rank, m.peer, "its send does not meet a receive");
         done = false;
         return;
@@ -210,8 +224,9 @@ class Runner {
   bool rendezvous_;
   std::size_t backward_;       // where the backward messages begin
   std::vector<char> arrived_;  // [slot]
-  std::vector<int> need_;      // [slot]
-  std::vector<int> reached_;   // [channel]: messages whose action the receiver has reached
+  std::vector<int> need_;      // [slot of an F]: which input of its stage it is
+  std::vector<int> room_;      // [replica, stage]: slots, and one to receive ahead
+  std::vector<int> through_;   // [replica, stage]: micro-batches whose slot is free again
   std::vector<State> ranks_;
   std::vector<int> ready_;
 };

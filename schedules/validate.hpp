@@ -5,12 +5,13 @@
 // and no send ever blocks. FB starts when both its inputs are there, and both its outputs leave at
 // its end.
 //
-// The stricter model, `rendezvous`: every (replica, stage boundary, direction) is a channel. Its
-// receiver, when it has reached the action that needs the channel's k-th message (in its order of
-// need), has posted the receives up to the k+1-th; before the first one, the first is posted. A
-// rank stays at an action until the sends of its outputs have met their receives (those of FB go
-// out together); messages between stages of one rank meet at once. A schedule that passes can run
-// with one message buffered on each channel.
+// The stricter model, `rendezvous`: a send blocks its rank until its receive is posted, and
+// receives are posted where there is room only. A rank has, for each (replica, stage) it holds, as
+// many slots as its own row needs (slot_needs().activations) and one more to receive ahead. A slot
+// takes the input of F and later the gradient of its output; it is free again after B or W. So the
+// k-th input of a stage (k from 0, in the order of the stage's F's) is received once k - slots of
+// its micro-batches are through. The two sends of FB go out together; a message between stages of
+// one rank needs no send. A schedule that passes needs no buffering beyond its activations.
 #pragma once
 
 #include <string>

@@ -10,86 +10,29 @@
 // the simulator gives it where M and the times keep the middle ranks busy (see the tests).
 // Peak activations: P+1 micro-batches of 1/P of the model; two copies of the parameters.
 #include <algorithm>
-#include <deque>
 
 #include "kernels/check.hpp"
+#include "schedules/generators/dual_phases.hpp"
 #include "schedules/generators/generators.hpp"
 
 namespace pipemark {
 
 namespace {
 
-using namespace steps;
-
-/// The row of one rank; W's are taken first in, first out over both directions.
-class DualPipeRow {
- public:
-  DualPipeRow(int rank, int ranks, int micro_batches, Row& row)
-      : ranks_(ranks), micro_batches_(micro_batches), row_(row) {
-    const bool second_half = rank >= ranks / 2;
-    near_ = std::min(rank, ranks - 1 - rank);
-    stage_[0] = second_half ? ranks - 1 - rank : rank;
-    stage_[1] = ranks - 1 - stage_[0];
-    replica_[0] = second_half ? 1 : 0;
-    replica_[1] = 1 - replica_[0];
-  }
-
-  void write() {
-    const int half = ranks_ / 2, away = half - near_ - 1;
-    // (1) 2(H-r'-1) x F0
-    row_.repeat(2 * away, {forward(0)});
-    // (2) (r'+1) x F0 F1
-    row_.repeat(near_ + 1, {forward(0), forward(1)});
-    // (3) (H-r'-1) x I1 W1 F1
-    row_.repeat(away, {input_grad(1), weight_grad(1), forward(1)});
-    // (4) (M/2-P+r'+1) x FB(F0,B1) FB(F1,B0); the middle ranks' first pair is not overlapped
-    const int main = micro_batches_ / 2 - ranks_ + near_ + 1;
-    const bool middle = away == 0;
-    if (middle) row_.repeat(1, {forward(0), backward(1), both(1, 0)});
-    row_.repeat(main - (middle ? 1 : 0), {both(0, 1), both(1, 0)});
-    // (5) (H-r'-1) x B1 FB(F1,B0)
-    row_.repeat(away, {backward(1), both(1, 0)});
-    // (6) (r'+1) x B1 B0, the second half of these 2(r'+1) split
-    for (int k = 0; k < 2 * (near_ + 1); ++k) {
-      const int direction = k % 2 == 0 ? 1 : 0;
-      row_.once(k <= near_ ? backward(direction) : defer(direction));
-    }
-    // (7) (H-r'-1) x W I0
-    for (int k = 0; k < away; ++k) {
-      row_.once(oldest_weight_grad());
-      row_.once(defer(0));
-    }
-    // (8) (r'+1) x W
-    while (!deferred_.empty()) row_.once(oldest_weight_grad());
-  }
-
- private:
-  Step forward(int d) const { return F(stage_[d], replica_[d]); }
-  Step backward(int d) const { return B(stage_[d], replica_[d]); }
-  Step input_grad(int d) const { return I(stage_[d], replica_[d]); }
-  Step weight_grad(int d) const { return W(stage_[d], replica_[d]); }
-  Step both(int f, int b) const { return FB(forward(f), backward(b)); }
-  Step defer(int direction) {
-    deferred_.push_back(direction);
-    return input_grad(direction);
-  }
-  Step oldest_weight_grad() {
-    const int direction = deferred_.front();
-    deferred_.pop_front();
-    return weight_grad(direction);
-  }
-
-  int ranks_, micro_batches_, near_ = 0;
-  int stage_[2], replica_[2];  // by direction as this rank sees it
-  Row& row_;
-  std::deque<int> deferred_;
-};
-
 Program dualpipe(const ScheduleRequest& request) {
   const int P = request.ranks;
   Program program = make_program("dualpipe", request.micro_batches, Placement::bidirectional(P));
   for (int r = 0; r < P; ++r) {
-    DualPipeRow(r, P, request.micro_batches, program.rows[static_cast<std::size_t>(r)]).write();
+    const bool second_half = r >= P / 2;
+    const int near = std::min(r, P - 1 - r);
+    const int replica = second_half ? 1 : 0;
+    DualPhases phases;
+    phases.direction[0] = {near, replica};
+    phases.direction[1] = {P - 1 - near, 1 - replica};
+    phases.depth = near;
+    phases.half = P / 2;
+    phases.micro_batches = request.micro_batches / 2;
+    program.rows[static_cast<std::size_t>(r)] = phases.row();
   }
   return program;
 }
