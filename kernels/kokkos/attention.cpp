@@ -72,13 +72,16 @@ KOKKOS_INLINE_FUNCTION void pack_rows(const float* from, std::int64_t stride, in
 /// to[D, Tp] = from[T, D] transposed, zeros in the padding.
 KOKKOS_INLINE_FUNCTION void pack_transposed(const float* from, std::int64_t stride, const Head& h,
                                             float* to) {
-  for (int first = 0; first < h.tokens_p; first += kWidth) {
-    const int count = h.tokens - first < kWidth ? h.tokens - first : kWidth;
-    for (int d = 0; d < h.size; ++d) {
-      float lanes[kWidth];
-      for (int t = 0; t < kWidth; ++t) lanes[t] = t < count ? from[(first + t) * stride + d] : 0;
-      store(to + std::int64_t{d} * h.tokens_p + first, load(lanes));
-    }
+  for (int t = 0; t < h.tokens_p; t += kWidth) {
+    const int count = h.tokens - t < kWidth ? h.tokens - t : kWidth;
+    for_packs(h.size, [&](int d, int k) {
+      Pack square[kWidth];
+      for (int i = 0; i < kWidth; ++i) {
+        square[i] = i < count ? load(from + (t + i) * stride + d, k) : Pack{};
+      }
+      transpose(square);
+      for (int i = 0; i < k; ++i) store(to + std::int64_t{d + i} * h.tokens_p + t, square[i]);
+    });
   }
 }
 

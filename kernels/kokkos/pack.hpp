@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 namespace pipemark::kokkos {
 
@@ -26,7 +27,9 @@ KOKKOS_FORCEINLINE_FUNCTION constexpr int packs_of(int count) {
 }
 KOKKOS_FORCEINLINE_FUNCTION constexpr int padded(int count) { return packs_of(count) * kWidth; }
 
-KOKKOS_FORCEINLINE_FUNCTION Pack splat(float value) { return Pack{} + value; }
+KOKKOS_FORCEINLINE_FUNCTION Pack splat(float value) {
+  return value - Pack{};  // subtracting 0 is the identity, adding it is not
+}
 
 KOKKOS_FORCEINLINE_FUNCTION Pack load(const float* p) {
   Pack value;
@@ -63,24 +66,38 @@ KOKKOS_FORCEINLINE_FUNCTION Pack keep_first(Pack value, int count) {
   return lane < count ? value : Pack{};
 }
 
+#if defined(KOKKOS_ENABLE_CUDA) || defined(KOKKOS_ENABLE_HIP) || defined(KOKKOS_ENABLE_SYCL)
+KOKKOS_FORCEINLINE_FUNCTION float sum(Pack value) { return value; }
+KOKKOS_FORCEINLINE_FUNCTION float largest(Pack value) { return value; }
+#else
+/// Lane i <- lane i xor kDistance.
+template <int kDistance, std::size_t... L>
+inline Pack partner(Pack value, std::index_sequence<L...>) {
+#ifdef __clang__
+  return __builtin_shufflevector(value, value, (int(L) ^ kDistance)...);
+#else
+  return __builtin_shuffle(value, IntPack{(int(L) ^ kDistance)...});
+#endif
+}
+template <int kDistance>
+inline Pack partner(Pack value) {
+  return partner<kDistance>(value, std::make_index_sequence<kWidth>{});
+}
 /// By halves: lane i + lane i + 8, and so on down.
-KOKKOS_FORCEINLINE_FUNCTION float sum(Pack value) {
-  float lanes[kWidth];
-  store(lanes, value);
-  for (int half = kWidth / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  }
-  return lanes[0];
+inline float sum(Pack value) {
+  value += partner<8>(value);
+  value += partner<4>(value);
+  value += partner<2>(value);
+  value += partner<1>(value);
+  return value[0];
 }
-KOKKOS_FORCEINLINE_FUNCTION float largest(Pack value) {
-  float lanes[kWidth];
-  store(lanes, value);
-  for (int half = kWidth / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i)
-      lanes[i] = lanes[i] > lanes[i + half] ? lanes[i] : lanes[i + half];
-  }
-  return lanes[0];
+inline float largest(Pack value) {
+  value = max(value, partner<8>(value));
+  value = max(value, partner<4>(value));
+  value = max(value, partner<2>(value));
+  return max(value, partner<1>(value))[0];
 }
+#endif
 
 KOKKOS_FORCEINLINE_FUNCTION Pack square_root(Pack value) {
   float lanes[kWidth];
@@ -113,6 +130,44 @@ KOKKOS_FORCEINLINE_FUNCTION Pack exponential(Pack x) {
   std::memcpy(&p, &bits, sizeof p);
   return p;
 }
+
+#if !defined(KOKKOS_ENABLE_CUDA) && !defined(KOKKOS_ENABLE_HIP) && !defined(KOKKOS_ENABLE_SYCL)
+/// Exchanges the blocks of kDistance lanes above the diagonal with those below it.
+template <int kDistance, std::size_t... L>
+inline void exchange(Pack& upper, Pack& lower, std::index_sequence<L...>) {
+  constexpr int kStep = kDistance;
+#ifdef __clang__
+  const Pack first =
+      __builtin_shufflevector(upper, lower, (int(L) & kStep ? kWidth + int(L) - kStep : int(L))...);
+  lower =
+      __builtin_shufflevector(upper, lower, (int(L) & kStep ? kWidth + int(L) : int(L) + kStep)...);
+#else
+  const Pack first = __builtin_shuffle(
+      upper, lower, IntPack{(int(L) & kStep ? kWidth + int(L) - kStep : int(L))...});
+  lower = __builtin_shuffle(upper, lower,
+                            IntPack{(int(L) & kStep ? kWidth + int(L) : int(L) + kStep)...});
+#endif
+  upper = first;
+}
+template <int kDistance>
+inline void exchange_rows(Pack (&rows)[kWidth]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kWidth; ++i) {
+    if ((i & kDistance) == 0) {
+      exchange<kDistance>(rows[i], rows[i + kDistance], std::make_index_sequence<kWidth>{});
+    }
+  }
+}
+/// rows[i] lane j <-> rows[j] lane i, in registers.
+inline void transpose(Pack (&rows)[kWidth]) {
+  exchange_rows<8>(rows);
+  exchange_rows<4>(rows);
+  exchange_rows<2>(rows);
+  exchange_rows<1>(rows);
+}
+#else
+KOKKOS_FORCEINLINE_FUNCTION void transpose(Pack (&)[1]) {}
+#endif
 
 /// Calls f(offset, count) for [0, total) in packs; count is kWidth but for the last.
 template <class F>
