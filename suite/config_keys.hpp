@@ -1,0 +1,59 @@
+// The table of keys: each dotted key with the member of a RunConfig it fills.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "trainer/config.hpp"
+
+namespace pipemark {
+
+struct ConfigKey {
+  std::string name;
+  std::variant<int*, std::uint64_t*, double*, bool*, std::string*, std::vector<int>*> member;
+};
+
+inline std::vector<ConfigKey> config_keys(RunConfig& c) {
+  return {
+      {"model.preset", &c.model.preset},
+      {"model.layers", &c.model.layers},
+      {"model.channels", &c.model.channels},
+      {"model.heads", &c.model.heads},
+      {"model.context", &c.model.context},
+      {"model.vocabulary", &c.model.vocabulary},
+      {"model.tied", &c.model.tied},
+      {"data.train", &c.data.train},
+      {"data.format", &c.data.format},
+      {"data.validation_fraction", &c.data.validation_fraction},
+      {"train.steps", &c.train.steps},
+      {"train.batch", &c.train.batch},
+      {"train.micro_batches", &c.train.micro_batches},
+      {"train.learning_rate", &c.train.learning_rate},
+      {"train.warmup_steps", &c.train.warmup_steps},
+      {"train.final_learning_rate_fraction", &c.train.final_learning_rate_fraction},
+      {"train.weight_decay", &c.train.weight_decay},
+      {"train.beta1", &c.train.beta1},
+      {"train.beta2", &c.train.beta2},
+      {"train.epsilon", &c.train.epsilon},
+      {"train.clip", &c.train.clip},
+      {"train.seed", &c.train.seed},
+      {"train.checkpointing", &c.train.checkpointing},
+      {"train.validation_batches", &c.train.validation_batches},
+      {"train.wait_timeout_s", &c.train.wait_timeout_s},
+      {"parallel.pipeline", &c.parallel.pipeline},
+      {"parallel.data", &c.parallel.data},
+      {"parallel.expert", &c.parallel.expert},
+      {"schedule.name", &c.schedule.name},
+      {"schedule.chunks", &c.schedule.chunks},
+      {"schedule.memory_limit", &c.schedule.memory_limit},
+      {"balancer.name", &c.balancer.name},
+      {"balancer.partition", &c.balancer.partition},
+      {"device.backend", &c.device.backend},
+      {"device.pace", &c.device.pace},
+      {"output.file", &c.output.file},
+  };
+}
+
+}  // namespace pipemark
