@@ -9,8 +9,15 @@
 namespace pipemark::kokkos {
 namespace {
 
-constexpr std::int64_t kRowBlock = 128;  // 128 x 1024 fp32 are half of a 1 MiB cache
+constexpr std::int64_t kLeastRows = 128;  // below, oneDNN loses a tenth and more
 constexpr std::int64_t kWeightRowBlock = 512;
+
+/// Rows of a block of outputs that takes half of a 1 MiB second cache.
+constexpr std::int64_t row_block(int columns) {
+  constexpr std::int64_t kBlockFloats = (std::int64_t{512} << 10) / sizeof(float);
+  const std::int64_t rows = kBlockFloats / columns / 64 * 64;
+  return rows < kLeastRows ? kLeastRows : rows;
+}
 
 void check_linear(const LinearShape& s, Tensor outer, Tensor inner, Tensor w) {
   check(outer.size >= s.rows * s.out && inner.size >= s.rows * s.in &&
@@ -64,7 +71,7 @@ void KokkosOps::linear_forward(Stream, LinearShape s, Tensor x, Tensor w, Tensor
   check_linear(s, y, x, w);
   const float* bias = b ? b.f32() : nullptr;
   const int out = s.out;
-  for_row_blocks(s.rows, kRowBlock, [&](std::int64_t n, std::int64_t rows) {
+  for_row_blocks(s.rows, row_block(s.out), [&](std::int64_t n, std::int64_t rows) {
     float* block = y.f32() + n * out;
     gemm(false, true, rows, out, s.in, x.f32() + n * s.in, s.in, w.f32(), s.in, 0, block, out);
     if (bias == nullptr) return;
@@ -84,7 +91,7 @@ void KokkosOps::linear_gelu_forward(Stream, LinearShape s, Tensor x, Tensor w, T
   check(y.size >= s.rows * s.out, "linear_gelu: y has {} elements", y.size);
   const float* bias = b ? b.f32() : nullptr;
   const int out = s.out;
-  for_row_blocks(s.rows, kRowBlock, [&](std::int64_t n, std::int64_t rows) {
+  for_row_blocks(s.rows, row_block(s.out), [&](std::int64_t n, std::int64_t rows) {
     float* block = pre.f32() + n * out;
     float* result = y.f32() + n * out;
     gemm(false, true, rows, out, s.in, x.f32() + n * s.in, s.in, w.f32(), s.in, 0, block, out);
@@ -111,7 +118,7 @@ void KokkosOps::linear_gelu_backward_input(Stream, LinearShape s, Tensor dy, Ten
   static const std::string label = "linear/gelu_backward";
   check_linear(s, dy, dpre, w);
   check(pre.size >= s.rows * s.in, "linear_gelu backward: pre has {} elements", pre.size);
-  for_row_blocks(s.rows, kRowBlock, [&](std::int64_t n, std::int64_t rows) {
+  for_row_blocks(s.rows, row_block(s.in), [&](std::int64_t n, std::int64_t rows) {
     float* block = dpre.f32() + n * s.in;
     const float* before = pre.f32() + n * s.in;
     gemm(false, false, rows, s.in, s.out, dy.f32() + n * s.out, s.out, w.f32(), s.in, 0, block,
