@@ -4,9 +4,9 @@
 #include "schedules/simulate.hpp"
 
 #include <algorithm>
-#include <limits>
 
 #include "kernels/check.hpp"
+#include "schedules/simulation_totals.hpp"
 #include "schedules/stage_cost.hpp"
 #include "schedules/text.hpp"
 
@@ -202,26 +202,11 @@ Simulation simulate(const Schedule& schedule, const CostModel& cost, bool keep_t
   Simulation result;
   Simulator simulator(schedule, cost, keep_timeline ? &result.timeline : nullptr);
   const std::vector<RankState> states = simulator.run();
-  const Placement& placement = schedule.placement;
-  const double share = static_cast<double>(placement.ranks) / placement.stages;
-  double first = std::numeric_limits<double>::infinity(), last = 0, sum = 0;
-  double longest = 0, work = 0;
+  std::vector<RankTotals> totals;
   for (const RankState& state : states) {
-    result.busy.push_back(state.busy);
-    result.peak_live.push_back(state.peak);
-    result.peak_activations.push_back(state.peak * share);
-    sum += state.busy;
-    if (state.first_start < 0) continue;  // an empty row
-    first = std::min(first, state.first_start);
-    last = std::max(last, state.now);
-    if (state.now - state.first_start > longest) {
-      longest = state.now - state.first_start;
-      work = state.busy;
-    }
+    totals.push_back({state.now, state.busy, state.first_start, state.peak});
   }
-  result.makespan = std::max(0.0, last - first);
-  if (result.makespan > 0) result.bubble_ratio = 1 - sum / (placement.ranks * result.makespan);
-  if (longest > 0) result.span_bubble_rate = (longest - work) / longest;
+  summarize(totals, schedule.placement, result);
   return result;
 }
 

@@ -5,7 +5,9 @@
 #include <vector>
 
 #include "schedules/cost_model.hpp"
+#include "schedules/program.hpp"
 #include "schedules/schedule.hpp"
+#include "schedules/stage_cost.hpp"
 #include "schedules/timeline.hpp"
 
 namespace pipemark {
@@ -25,6 +27,11 @@ struct Simulation {
 
 /// Throws LogicError naming rank and action where the schedule cannot proceed (validate() first).
 Simulation simulate(const Schedule& schedule, const CostModel& cost, bool keep_timeline = false);
+
+/// The same run of a program as it stands, one loop after the other: memory O(ranks + messages
+/// under way) instead of O(actions), so that 10^9 actions fit. Every message of a stage is taken in
+/// order. Throws LogicError naming rank and loop where the program cannot proceed.
+Simulation simulate(const Program& program, const PlacedCost& cost);
 
 /// Live activations by (rank, replica, stage) that an executor must have room for, and deferred
 /// W's.

@@ -2,13 +2,13 @@
 // lie in w waves (down and up the ranks w times), one replica; a turn of the wave stays on its
 // rank.
 //
-// The order is what the paper's rules give when they run with F = 1 and B = 2 a chunk: a rank takes
-// a backward that is ready before a forward, of forwards the one furthest down the waves, and stage
-// 0 admits a micro-batch while fewer than P are under way (so no rank has more than P).
+// The order is what these rules give when they run with F = 1 and B = 2 a chunk: of the actions
+// that are ready a rank takes the one of the oldest micro-batch; stage 0 admits a micro-batch while
+// fewer than 2P are under way and rank 0 holds activations of fewer than P micro-batches.
 //
 // Legend: P ranks, w waves = chunks/2, M micro-batches, S = 2wP stages.
-// bubble: the paper gives a ratio for M = P only, with its own message costs; here it is simulated.
-// Peak activations: at most min(P, M) on every rank.
+// bubble: simulated; the paper's ratio is for M = P and counts its own message costs. More waves
+// make it smaller. Peak activations: at most M where M <= P, 2P else.
 #include <algorithm>
 
 #include "kernels/check.hpp"
@@ -23,12 +23,11 @@ int chunks_of(const ScheduleRequest& request) { return request.chunks > 0 ? requ
 /// Runs the rules with F = 1 and B = 2; writes each rank's row as it goes.
 class WaveRun {
  public:
-  WaveRun(Program& program, int limit)
+  explicit WaveRun(Program& program)
       : program_(program),
         P_(program.placement.ranks),
         S_(program.placement.stages),
         M_(program.micro_batches),
-        limit_(limit),
         forward_end_(static_cast<std::size_t>(S_) * M_),
         backward_end_(forward_end_.size()),
         next_forward_(S_, 0),
@@ -60,24 +59,33 @@ class WaveRun {
   bool forward_ready(int s, int t) const {
     const int m = next_forward_[s];
     if (m >= M_) return false;
-    if (s == 0) return m - next_backward_[0] < limit_;
-    return is_done(forward_end_, s - 1, m, t);
+    if (s > 0) return is_done(forward_end_, s - 1, m, t);
+    return m - next_backward_[0] < 2 * P_ && live_on_rank_0_ < P_ * (S_ / P_);
   }
+  /// Starts the ready action of the oldest micro-batch, a backward before a forward.
   bool start_one(int r, int t) {
-    const int chunks = S_ / P_;
-    for (int c = chunks - 1; c >= 0; --c) {
+    int best = -1, best_micro_batch = M_;
+    bool backward = false;
+    for (int c = S_ / P_ - 1; c >= 0; --c) {
       const int s = stage_of(r, c);
-      if (!backward_ready(s, t)) continue;
-      backward_end_[static_cast<std::size_t>(s) * M_ + next_backward_[s]++] = t + 2;
-      return record(r, steps::B(s), t + 2);
+      if (next_backward_[s] < best_micro_batch && backward_ready(s, t)) {
+        best = s, best_micro_batch = next_backward_[s], backward = true;
+      }
+      if (next_forward_[s] < best_micro_batch && forward_ready(s, t)) {
+        best = s, best_micro_batch = next_forward_[s], backward = false;
+      }
     }
-    for (int c = chunks - 1; c >= 0; --c) {
-      const int s = stage_of(r, c);
-      if (!forward_ready(s, t)) continue;
-      forward_end_[static_cast<std::size_t>(s) * M_ + next_forward_[s]++] = t + 1;
-      return record(r, steps::F(s), t + 1);
+    if (best < 0) return false;
+    if (r == 0) live_on_rank_0_ += backward ? -1 : 1;
+    const std::size_t cell = static_cast<std::size_t>(best) * M_ + best_micro_batch;
+    if (backward) {
+      ++next_backward_[best];
+      backward_end_[cell] = t + 2;
+      return record(r, steps::B(best), t + 2);
     }
-    return false;
+    ++next_forward_[best];
+    forward_end_[cell] = t + 1;
+    return record(r, steps::F(best), t + 1);
   }
   bool record(int r, Step step, int end) {
     rows_[r].push_back(step);
@@ -87,7 +95,7 @@ class WaveRun {
   int stage_of(int r, int chunk) const { return chunk * P_ + (chunk % 2 == 0 ? r : P_ - 1 - r); }
 
   Program& program_;
-  int P_, S_, M_, limit_;
+  int P_, S_, M_, live_on_rank_0_ = 0;
   std::vector<int> forward_end_, backward_end_;  // [stage * M + micro-batch]
   std::vector<int> next_forward_, next_backward_, free_at_;
   std::vector<std::vector<Step>> rows_;
@@ -96,7 +104,7 @@ class WaveRun {
 Program hanayo(const ScheduleRequest& request) {
   Program program = make_program("hanayo", request.micro_batches,
                                  Placement::v_shape(request.ranks, chunks_of(request)));
-  WaveRun(program, request.ranks).run();
+  WaveRun(program).run();
   return program;
 }
 
