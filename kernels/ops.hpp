@@ -6,7 +6,9 @@
 // size, V vocabulary, Vp vocabulary padded, N = B T rows. `act` is activation_dtype(). All matrices
 // are row-major; a linear layer is y[N, Cout] = x[N, Cin] w[Cout, Cin]^T + b[Cout], as PyTorch's.
 // FLOPs count a multiply-add as 2. Gradients of weights (dw, db) are fp32 and are ADDED to;
-// gradients of activations are written.
+// gradients of activations are written. FLOPs and bytes of each call are functions in
+// kernels/op_cost.hpp. A tensor that is too small, or on the host backends a token or target that is
+// not below V, is a broken contract (LogicError).
 #pragma once
 
 #include <cstdint>
@@ -54,13 +56,14 @@ class Ops {
   virtual std::string name() const = 0;  ///< "reference", "kokkos" or "cuda"
   virtual Device& device() = 0;
   virtual DType activation_dtype() const = 0;
-  /// Scratch elements (fp32) a call may need at the largest shapes; taken from the arena once by
-  /// the owner and handed over by set_workspace before the first call.
+  /// Bytes of scratch that a call may need at the largest shapes; taken from the arena once by the
+  /// owner and handed over by set_workspace before the first call. It does not grow with B.
   virtual std::size_t workspace_bytes(const AttentionShape& attention,
                                       int vocabulary_padded) const = 0;
   virtual void set_workspace(Tensor workspace) = 0;
 
-  /// x[N, C] = wte[tokens[n], :] + wpe[n mod T, :]. Bytes: N C (3 reads/writes).
+  /// x[N, C] = wte[tokens[n], :] + wpe[n mod T, :]. N C FLOPs; N C read twice and
+  /// written once.
   virtual void embedding_forward(Stream, Tensor tokens_i32, Tensor wte, Tensor wpe, Tensor x,
                                  std::int64_t rows, int tokens, int channels) = 0;
   /// dwte[tokens[n], :] += dx[n, :], dwpe[n mod T, :] += dx[n, :], in a fixed order of n (bitwise
@@ -68,16 +71,17 @@ class Ops {
   virtual void embedding_backward(Stream, Tensor tokens_i32, Tensor dx, Tensor dwte, Tensor dwpe,
                                   std::int64_t rows, int tokens, int channels) = 0;
 
-  /// y = (x - mean) rstd w + b over C, eps 1e-5; mean[N], rstd[N] are fp32 and are kept for
-  /// backward.
+  /// y = (x - mean) rstd w + b over C, eps 1e-5, variance over C (not C - 1); mean[N], rstd[N] are fp32 and are
+  /// kept for backward. 8 N C FLOPs; x read once, y written once.
   virtual void layer_norm_forward(Stream, Tensor x, Tensor w, Tensor b, Tensor y, Tensor mean,
                                   Tensor rstd, std::int64_t rows, int channels) = 0;
   /// residual_out = a + b, then y = layer_norm(residual_out): one pass over memory.
   virtual void residual_layer_norm_forward(Stream, Tensor a, Tensor b, Tensor residual_out,
                                            Tensor w, Tensor bias, Tensor y, Tensor mean,
                                            Tensor rstd, std::int64_t rows, int channels) = 0;
-  /// dx = [dresidual +] d layer_norm / dx applied to dy; dw, db += . `dresidual` may be empty or
-  /// may be dx itself (in place).
+  /// With hat = (x - mean) rstd, g = dy w and means over C:
+  /// dx = [dresidual +] rstd (g - mean(g) - hat mean(g hat)); dw += sum_n dy hat, db += sum_n dy.
+  /// `dresidual` may be empty or may be dx itself (in place). 15 N C FLOPs.
   virtual void layer_norm_backward(Stream, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
                                    Tensor dresidual, Tensor dx, Tensor dw, Tensor db,
                                    std::int64_t rows, int channels) = 0;
@@ -100,7 +104,7 @@ class Ops {
   /// GELU, tanh form as GPT-2: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
   virtual void gelu_forward(Stream, Tensor x, Tensor y, std::int64_t count) = 0;
   virtual void gelu_backward(Stream, Tensor dy, Tensor x, Tensor dx, std::int64_t count) = 0;
-  /// out = a + b
+  /// out = a + b; out may be a or b.
   virtual void residual_forward(Stream, Tensor a, Tensor b, Tensor out, std::int64_t count) = 0;
 
   /// Causal multi-head attention: qkv[B, T, 3C] (q, k, v, each heads-major), out[B, T, C], scale
