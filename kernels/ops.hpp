@@ -7,8 +7,8 @@
 // are row-major; a linear layer is y[N, Cout] = x[N, Cin] w[Cout, Cin]^T + b[Cout], as PyTorch's.
 // FLOPs count a multiply-add as 2. Gradients of weights (dw, db) are fp32 and are ADDED to;
 // gradients of activations are written. FLOPs and bytes of each call are functions in
-// kernels/op_cost.hpp. A tensor that is too small, or on the host backends a token or target that is
-// not below V, is a broken contract (LogicError).
+// kernels/op_cost.hpp. On the host backends a token or target that is not below V is a broken
+// contract (LogicError).
 #pragma once
 
 #include <cstdint>
@@ -71,8 +71,8 @@ class Ops {
   virtual void embedding_backward(Stream, Tensor tokens_i32, Tensor dx, Tensor dwte, Tensor dwpe,
                                   std::int64_t rows, int tokens, int channels) = 0;
 
-  /// y = (x - mean) rstd w + b over C, eps 1e-5, variance over C (not C - 1); mean[N], rstd[N] are fp32 and are
-  /// kept for backward. 8 N C FLOPs; x read once, y written once.
+  /// y = (x - mean) rstd w + b over C, eps 1e-5, variance over C (not C - 1); mean[N], rstd[N]
+  /// are fp32 and are kept for backward. 8 N C FLOPs; x read once, y written once.
   virtual void layer_norm_forward(Stream, Tensor x, Tensor w, Tensor b, Tensor y, Tensor mean,
                                   Tensor rstd, std::int64_t rows, int channels) = 0;
   /// residual_out = a + b, then y = layer_norm(residual_out): one pass over memory.
