@@ -4,7 +4,9 @@
 //
 // The order is what these rules give when they run with F = 1 and B = 2 a chunk: of the actions
 // that are ready a rank takes the one of the oldest micro-batch; stage 0 admits a micro-batch while
-// fewer than 2P are under way and rank 0 holds activations of fewer than P micro-batches.
+// fewer than 2P are under way and rank 0 holds activations of fewer than P micro-batches; no stage
+// is more than two forwards ahead of the next one (one, where rendezvous sends would block with
+// two).
 //
 // Legend: P ranks, w waves = chunks/2, M micro-batches, S = 2wP stages.
 // bubble: simulated; the paper's ratio is for M = P and counts its own message costs. More waves
@@ -12,6 +14,7 @@
 #include <algorithm>
 
 #include "kernels/check.hpp"
+#include "schedules/deadlock.hpp"
 #include "schedules/generators/generators.hpp"
 
 namespace pipemark {
@@ -23,8 +26,9 @@ int chunks_of(const ScheduleRequest& request) { return request.chunks > 0 ? requ
 /// Runs the rules with F = 1 and B = 2; writes each rank's row as it goes.
 class WaveRun {
  public:
-  explicit WaveRun(Program& program)
+  WaveRun(Program& program, int ahead)
       : program_(program),
+        ahead_(ahead),
         P_(program.placement.ranks),
         S_(program.placement.stages),
         M_(program.micro_batches),
@@ -59,6 +63,7 @@ class WaveRun {
   bool forward_ready(int s, int t) const {
     const int m = next_forward_[s];
     if (m >= M_) return false;
+    if (s + 1 < S_ && m - next_forward_[s + 1] >= ahead_) return false;
     if (s > 0) return is_done(forward_end_, s - 1, m, t);
     return m - next_backward_[0] < 2 * P_ && live_on_rank_0_ < P_ * (S_ / P_);
   }
@@ -95,6 +100,7 @@ class WaveRun {
   int stage_of(int r, int chunk) const { return chunk * P_ + (chunk % 2 == 0 ? r : P_ - 1 - r); }
 
   Program& program_;
+  int ahead_;  // forwards a stage may start before the next stage starts the first of them
   int P_, S_, M_, live_on_rank_0_ = 0;
   std::vector<int> forward_end_, backward_end_;  // [stage * M + micro-batch]
   std::vector<int> next_forward_, next_backward_, free_at_;
@@ -102,9 +108,13 @@ class WaveRun {
 };
 
 Program hanayo(const ScheduleRequest& request) {
-  Program program = make_program("hanayo", request.micro_batches,
-                                 Placement::v_shape(request.ranks, chunks_of(request)));
-  WaveRun(program).run();
+  Program program;
+  for (const int ahead : {2, 1}) {
+    program = make_program("hanayo", request.micro_batches,
+                           Placement::v_shape(request.ranks, chunks_of(request)));
+    WaveRun(program, ahead).run();
+    if (find_deadlock(expand(program), true).empty()) break;
+  }
   return program;
 }
 
