@@ -22,9 +22,8 @@ void print_usage_error(const CLI::App& app, const CLI::ParseError& error, int ar
   for (const CLI::Option* option : at.get_options()) known.push_back(option->get_name());
   const std::string name = chosen.empty() ? "pipemark" : "pipemark " + at.get_name();
   for (int i = 1; i < argc; ++i) {
-    const std::string word(argv[i], std::string_view(argv[i]).substr(0, 2) == "--"
-                                        ? std::string_view(argv[i]).find('=')
-                                        : std::string_view::npos);
+    std::string word = argv[i];
+    if (word.rfind("--", 0) == 0) word = word.substr(0, word.find('='));
     const bool is_option = word.size() > 1 && word[0] == '-';
     const bool unknown = std::find(known.begin(), known.end(), word) == known.end();
     if (unknown && (is_option || (chosen.empty() && i == 1)) &&
@@ -48,6 +47,7 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", version_text());
   app.require_subcommand(1);
   add_train_command(app, invocation);
+  add_sweep_command(app, invocation);
   add_verify_command(app, invocation);
   try {
     app.parse(argc, argv);
