@@ -1,6 +1,14 @@
-// ZB-V (V-ZB) (Qi et al. 2024, Pipeline Parallelism with Controllable Memory, section 4; Qi et al.
-// 2023)
+// ZB-V (Qi et al. 2024, Pipeline Parallelism with Controllable Memory, section 4, V-ZB; Qi et al.
+// 2023, appendix): the V-shaped building block without a bubble; a step down takes four slots, a
+// step up two.
 //
+// Legend: P ranks, M micro-batches, two chunks a rank on a V (S = 2P), one slot = F = I = W of a
+// chunk. Slots of micro-batch 0 on rank r: F of chunk 0 at 4r, F of chunk 1 at 6P-3-2r, I of chunk
+// 1 at 6P-2+4r, I of chunk 0 at 12P-5-2r: 0, 3, 4, 1 modulo 6 at r = 0, and all move by 4r. bubble:
+// none in any rank's own span where F = I = W and M >= 2P (the spans are staggered by P-1 slots, so
+// one step alone has that much). Peak activations: min(P, M), as 1F1B's.
+#include <algorithm>
+
 #include "kernels/check.hpp"
 #include "schedules/generators/building_block.hpp"
 #include "schedules/generators/generators.hpp"
@@ -34,7 +42,9 @@ CatalogueRow zb_v_row() {
   row.splits_backward = true;
   row.refuse = refuse;
   row.program = zb_v;
-  row.closed_form.peak_activations = nullptr;
+  row.closed_form.peak_activations = [](const ScheduleRequest& q, int) {
+    return static_cast<double>(std::min(q.ranks, q.micro_batches));
+  };
   return row;
 }
 
