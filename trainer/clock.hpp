@@ -6,6 +6,7 @@
 #include <sched.h>
 #include <time.h>
 
+#include <algorithm>
 #include <cstdint>
 
 namespace pipemark {
@@ -31,9 +32,11 @@ enum class WaitPolicy : std::uint8_t { own_core, shared_core };
 /// Call pause() after each poll that found nothing.
 class Backoff {
  public:
-  static constexpr int kSpins = 200;        ///< polls before the core is yielded
-  static constexpr int kYields = 100;       ///< polls with a yield before sleeping, shared_core
-  static constexpr double kSleepS = 50e-6;  ///< a sleeping wait's period
+  static constexpr int kSpins = 200;   ///< polls before the core is yielded
+  static constexpr int kYields = 100;  ///< polls with a yield before sleeping, shared_core
+  /// A sleeping wait's first period; it grows with the wait, so that many waiting ranks do not take
+  /// the cores by polling.
+  static constexpr double kSleepS = 50e-6, kLongestSleepS = 250e-6;
 
   explicit Backoff(WaitPolicy policy) : policy_(policy) {}
   void pause() {
@@ -41,7 +44,7 @@ class Backoff {
     if (policy_ == WaitPolicy::own_core) {
       if (polls_ > kSpins) sched_yield();
     } else if (polls_ > kYields) {
-      sleep_s(kSleepS);
+      sleep_s(std::min(kLongestSleepS, kSleepS * (1 + (polls_ - kYields) / 16)));
     } else {
       sched_yield();
     }

@@ -14,8 +14,9 @@
 namespace pipemark {
 namespace {
 
-/// A held rank tests its messages and sleeps this long, so that others have the core.
-constexpr double kHoldPeriodS = 50e-6;
+/// A held rank tests its messages and sleeps this part of the action's time (at least 50 us), so
+/// that others have the core: eight ranks that test every 50 us take most of one.
+constexpr double kHoldPart = 0.02, kMinHoldPeriodS = 50e-6;
 /// From the agreement on a step's start to the start: time for every rank to hear of it.
 constexpr double kStartDelayS = 200e-6;
 
@@ -77,7 +78,7 @@ Pacer::Times Pacer::end_action(Transport* transport) {
   } else {
     for (double left_s; (left_s = now_.end_s - now_s()) > 0;) {
       if (transport != nullptr) transport->progress();
-      sleep_s(std::min(left_s, kHoldPeriodS));
+      sleep_s(std::min(left_s, std::max(kHoldPart * time_s_, kMinHoldPeriodS)));
     }
     counts_.worst_wake_s = std::max(counts_.worst_wake_s, now_s() - now_.end_s);
   }

@@ -31,7 +31,7 @@ Cluster& cluster() {
 /// The bound for paced against predicted bubble_ratio.
 constexpr double kBubbleTolerance = 0.01;
 /// F = I = W; real compute of a call stays below 5 % of it.
-constexpr double kActionS = 6e-3, kWorkS = 0.2e-3;
+constexpr double kActionS = 10e-3, kWorkS = 0.2e-3;
 
 PaceProfile profile() {
   PaceProfile p;
