@@ -121,6 +121,16 @@ class Ops {
   virtual void softmax_cross_entropy(Stream, Tensor logits, Tensor targets_i32, Tensor losses,
                                      std::int64_t rows, int vocabulary, int vocabulary_padded,
                                      float scale, bool with_gradient) = 0;
+  /// linear_forward without a bias followed by softmax_cross_entropy: x[N, Cin], w[Vp, Cin],
+  /// logits[N, Vp] (shape.out = Vp). A backend may go by chunks of rows whose logits stay in its
+  /// cache.
+  virtual void linear_softmax_cross_entropy(Stream stream, LinearShape shape, Tensor x, Tensor w,
+                                            Tensor logits, Tensor targets_i32, Tensor losses,
+                                            int vocabulary, float scale, bool with_gradient) {
+    linear_forward(stream, shape, x, w, Tensor{}, logits);
+    softmax_cross_entropy(stream, logits, targets_i32, losses, shape.rows, vocabulary, shape.out,
+                          scale, with_gradient);
+  }
   /// *sum += scale * sum of x[0..count): fp32 in, one fp32 out, in a fixed order.
   virtual void add_scaled_sum(Stream, Tensor x, std::int64_t count, float scale, Tensor sum) = 0;
 
