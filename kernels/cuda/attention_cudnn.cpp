@@ -121,12 +121,12 @@ std::shared_ptr<Graph> Frontend::build(const AttentionShape& s, bool backward) {
                                    .set_dim({s.batch, s.heads, s.tokens, 1})
                                    .set_stride({s.heads * s.tokens, s.tokens, 1, 1})
                                    .set_data_type(fe::DataType_t::FLOAT));
-    const char* fast = std::getenv("PIPEMARK_CUDNN_DETERMINISTIC");
+    const char* wanted = std::getenv("PIPEMARK_DETERMINISTIC");
     auto options = fe::graph::SDPA_backward_attributes()
                        .set_name("attention/backward")
                        .set_causal_mask(true)
                        .set_attn_scale(scale)
-                       .set_deterministic_algorithm(fast == nullptr || *fast != '0');
+                       .set_deterministic_algorithm(wanted == nullptr || *wanted != '0');
     auto [dq, dk, dv] = graph->sdpa_backward(q, k, v, o, d_o, stats, options);
     dq->set_output(true).set_dim(dim).set_stride(strides(3 * C)).set_uid(kDQ);
     dk->set_output(true).set_dim(dim).set_stride(strides(3 * C)).set_uid(kDK);

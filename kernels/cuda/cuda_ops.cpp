@@ -33,7 +33,13 @@ float* f32(const Tensor& tensor, std::int64_t elements, const char* what) {
 
 class CudaOps final : public Ops {
  public:
-  explicit CudaOps(int index) : device_(index), matmul_(device_), cudnn_(CudnnAttention::make()) {}
+  explicit CudaOps(int index) : device_(index), matmul_(device_), cudnn_(CudnnAttention::make()) {
+    int clock_khz = 0;
+    int bus_bits = 0;
+    PIPEMARK_CUDA(cudaDeviceGetAttribute(&clock_khz, cudaDevAttrMemoryClockRate, index));
+    PIPEMARK_CUDA(cudaDeviceGetAttribute(&bus_bits, cudaDevAttrGlobalMemoryBusWidth, index));
+    bandwidth_ = 2e3 * clock_khz * bus_bits / 8;  // two transfers a clock
+  }
 
   std::string name() const override { return "cuda"; }
   Device& device() override { return device_; }
@@ -51,7 +57,7 @@ class CudaOps final : public Ops {
                           std::int64_t rows, int T, int C) override {
     check(rows % T == 0, "embedding_backward: {} rows are no whole sequences of {}", rows, T);
     cuda::embedding_backward(raw(stream), tokens.i32(), b16(dx, rows * C, "dx"),
-                             f32(dwte, C, "dwte"), f32(dwpe, C, "dwpe"), rows, T, C,
+                             f32(dwte, C, "dwte"), f32(dwpe, C, "dwpe"), rows, T, C, dwte.size / C,
                              workspace_.data, workspace_.bytes());
   }
 
@@ -72,13 +78,12 @@ class CudaOps final : public Ops {
   void layer_norm_backward(Stream stream, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
                            Tensor dresidual, Tensor dx, Tensor dw, Tensor db, std::int64_t rows,
                            int C) override {
-    const int processors = device_.properties().multiProcessorCount;
     cuda::layer_norm_backward(raw(stream), b16(dy, rows * C, "dy"), b16(x, rows * C, "x"),
                               b16(w, C, "w"), f32(mean, rows, "mean"), f32(rstd, rows, "rstd"),
                               dresidual ? b16(dresidual, rows * C, "dresidual") : nullptr,
                               b16(dx, rows * C, "dx"), f32(dw, C, "dw"), f32(db, C, "db"), rows, C,
-                              processors,
-                              scratch<float>(layer_norm_backward_scratch_bytes(C, processors)));
+                              processors(),
+                              scratch<float>(layer_norm_backward_scratch_bytes(C, processors())));
   }
 
   void linear_forward(Stream, LinearShape, Tensor x, Tensor w, Tensor b, Tensor y) override;
@@ -112,6 +117,9 @@ class CudaOps final : public Ops {
     cuda::softmax_cross_entropy(raw(stream), b16(logits, rows * Vp, "logits"), targets.i32(),
                                 f32(losses, rows, "losses"), rows, V, Vp, scale, with_gradient);
   }
+  void linear_softmax_cross_entropy(Stream stream, LinearShape shape, Tensor x, Tensor w,
+                                    Tensor logits, Tensor targets, Tensor losses, int V,
+                                    float scale, bool with_gradient) override;
   void add_scaled_sum(Stream stream, Tensor x, std::int64_t count, float scale,
                       Tensor sum) override {
     cuda::add_scaled_sum(raw(stream), f32(x, count, "x"), count, scale, f32(sum, 1, "sum"));
@@ -138,18 +146,31 @@ class CudaOps final : public Ops {
   }
 
  private:
+  /// Seen on an H200, V 50304 C 768, ms for 32768 rows: whole 6.04, by 4096 5.80, 1024 6.32, and by
+  /// 256, whose logits fit in the L2, 7.39 (too few rows for a product's and a softmax's full
+  /// speed).
+  static constexpr std::int64_t kHeadRows = 4096;
   static constexpr std::size_t kBiasRowBytes = std::size_t{1} << 20;
 
+  int processors() const { return device_.properties().multiProcessorCount; }
   template <class T>
   T* scratch(std::size_t bytes) const {
     check(workspace_.bytes() >= bytes, "cuda: {} bytes of workspace needed, set_workspace gave {}",
           bytes, workspace_.bytes());
     return static_cast<T*>(workspace_.data);
   }
-  bool matmul(Stream stream, const MatmulProblem& problem, const MatmulOperands& operands) {
-    return matmul_.run(raw(stream), problem, operands,
-                       scratch<void>(Matmul::kWorkspaceBytes + kBiasRowBytes));
+  void* matmul_workspace() const { return scratch<void>(Matmul::kWorkspaceBytes + kBiasRowBytes); }
+  float* bias_row() const {
+    return reinterpret_cast<float*>(static_cast<std::byte*>(matmul_workspace()) +
+                                    Matmul::kWorkspaceBytes);
   }
+  bool matmul(Stream stream, const MatmulProblem& problem, const MatmulOperands& operands) {
+    return matmul_.run(raw(stream), problem, operands, matmul_workspace());
+  }
+  /// Whether the product with its epilogue beats the plain one followed by a kernel that moves
+  /// `extra_bytes`; both products are timed at the first call.
+  bool fused_is_faster(Stream stream, const MatmulProblem& fused, const MatmulProblem& plain,
+                       const MatmulOperands& operands, std::int64_t extra_bytes);
   void must_matmul(Stream stream, const MatmulProblem& problem, const MatmulOperands& operands) {
     if (matmul(stream, problem, operands)) return;
     throw EnvironmentError(fmt::format("cuBLASLt has no algorithm for {}", problem.key()),
@@ -164,6 +185,7 @@ class CudaOps final : public Ops {
   Matmul matmul_;
   std::unique_ptr<CudnnAttention> cudnn_;
   Tensor workspace_;
+  double bandwidth_ = 0;  ///< bytes/s of device memory, as the attributes promise it
 };
 
 std::size_t CudaOps::workspace_bytes(const AttentionShape& shape, int vocabulary_padded) const {
@@ -175,7 +197,7 @@ std::size_t CudaOps::workspace_bytes(const AttentionShape& shape, int vocabulary
       {Matmul::kWorkspaceBytes + kBiasRowBytes, attention,
        embedding_backward_scratch_bytes(rows, shape.channels),
        layer_norm_backward_scratch_bytes(shape.channels, device_.properties().multiProcessorCount),
-       column_sums_scratch_bytes(rows, widest), squared_norms_scratch_bytes()});
+       column_sums_scratch_bytes(widest), squared_norms_scratch_bytes()});
 }
 
 // --- linear layers -----------------------------------------------------------------------------
@@ -201,7 +223,11 @@ void CudaOps::linear_gelu_forward(Stream stream, LinearShape s, Tensor x, Tensor
   const MatmulOperands operands{b16(x, s.rows * s.in, "x"), b16(w, std::int64_t{s.out} * s.in, "w"),
                                 b16(y, s.rows * s.out, "y"), b16(b, s.out, "b"),
                                 b16(pre, s.rows * s.out, "pre")};
-  if (s.out % 8 == 0 && matmul(stream, fused, operands)) return;
+  MatmulProblem plain = fused;
+  plain.epilogue = Epilogue::bias;
+  if (s.out % 8 == 0 && fused_is_faster(stream, fused, plain, operands, s.rows * s.out * 4)) {
+    return must_matmul(stream, fused, operands);
+  }
   linear_forward(stream, s, x, w, b, pre);
   gelu_forward(stream, pre, y, s.rows * s.out);
 }
@@ -219,7 +245,11 @@ void CudaOps::linear_gelu_backward_input(Stream stream, LinearShape s, Tensor dy
   const MatmulOperands operands{
       b16(dy, s.rows * s.out, "dy"), b16(w, std::int64_t{s.out} * s.in, "w"),
       b16(dpre, s.rows * s.in, "dpre"), nullptr, b16(pre, s.rows * s.in, "pre")};
-  if (s.in % 8 == 0 && matmul(stream, fused, operands)) return;
+  MatmulProblem plain = fused;
+  plain.epilogue = Epilogue::none;
+  if (s.in % 8 == 0 && fused_is_faster(stream, fused, plain, operands, s.rows * s.in * 6)) {
+    return must_matmul(stream, fused, operands);
+  }
   linear_backward_input(stream, s, dy, w, dpre);
   gelu_backward(stream, dpre, pre, dpre, s.rows * s.in);
 }
@@ -228,29 +258,54 @@ void CudaOps::linear_backward_weight(Stream stream, LinearShape s, Tensor dy, Te
                                      Tensor db) {
   // dw[Cout, Cin] += dy[N, Cout]^T x[N, Cin]
   const bf16* dy_data = b16(dy, s.rows * s.out, "dy");
-  const bf16* x_data = b16(x, s.rows * s.in, "x");
-  float* dw_data = f32(dw, std::int64_t{s.out} * s.in, "dw");
   MatmulProblem problem{.m = s.out,
                         .n = s.in,
                         .k = s.rows,
                         .a_transposed = true,
                         .fp32_out = true,
                         .accumulate = true};
-  const std::size_t row_bytes = static_cast<std::size_t>(s.out) * sizeof(float);
-  if (db && row_bytes <= kBiasRowBytes) {
-    float* row = reinterpret_cast<float*>(
-        scratch<std::byte>(Matmul::kWorkspaceBytes + kBiasRowBytes) + Matmul::kWorkspaceBytes);
-    problem.epilogue = Epilogue::bias_gradient;
-    if (matmul(stream, problem, {dy_data, x_data, dw_data, row})) {
-      cuda::accumulate(raw(stream), row, f32(db, s.out, "db"), s.out);
-      return;
-    }
-    problem.epilogue = Epilogue::none;
+  const MatmulOperands operands{dy_data, b16(x, s.rows * s.in, "x"),
+                                f32(dw, std::int64_t{s.out} * s.in, "dw")};
+  if (!db) return must_matmul(stream, problem, operands);
+  float* db_data = f32(db, s.out, "db");
+  MatmulProblem fused = problem;
+  fused.epilogue = Epilogue::bias_gradient;
+  MatmulOperands with_row = operands;
+  with_row.bias = bias_row();
+  if (static_cast<std::size_t>(s.out) * sizeof(float) <= kBiasRowBytes &&
+      fused_is_faster(stream, fused, problem, with_row, s.rows * s.out * 2)) {
+    must_matmul(stream, fused, with_row);
+    cuda::accumulate(raw(stream), bias_row(), db_data, s.out);
+    return;
   }
-  must_matmul(stream, problem, {dy_data, x_data, dw_data});
-  if (db) {
-    cuda::column_sums(raw(stream), dy_data, f32(db, s.out, "db"), s.rows, s.out,
-                      scratch<float>(column_sums_scratch_bytes(s.rows, s.out)));
+  must_matmul(stream, problem, operands);
+  cuda::column_sums(raw(stream), dy_data, db_data, s.rows, s.out,
+                    scratch<float>(column_sums_scratch_bytes(s.out)));
+}
+
+bool CudaOps::fused_is_faster(Stream stream, const MatmulProblem& fused, const MatmulProblem& plain,
+                              const MatmulOperands& operands, std::int64_t extra_bytes) {
+  MatmulOperands without = operands;
+  if (plain.epilogue == Epilogue::none) without.bias = nullptr;
+  without.aux = nullptr;
+  void* workspace = matmul_workspace();
+  const double with = matmul_.seconds(raw(stream), fused, operands, workspace);
+  const double apart = matmul_.seconds(raw(stream), plain, without, workspace);
+  // Seen of these kernels on an H200: 0.84 of the bandwidth the attributes promise, 5 us a launch.
+  const double extra = 5e-6 + static_cast<double>(extra_bytes) / (0.84 * bandwidth_);
+  return with < apart + extra;
+}
+
+void CudaOps::linear_softmax_cross_entropy(Stream stream, LinearShape s, Tensor x, Tensor w,
+                                           Tensor logits, Tensor targets, Tensor losses, int V,
+                                           float scale, bool with_gradient) {
+  const std::int64_t chunk = std::min<std::int64_t>(kHeadRows, s.rows);
+  for (std::int64_t row = 0; row < s.rows; row += chunk) {
+    const std::int64_t rows = std::min(chunk, s.rows - row);
+    const Tensor part = logits.slice(row * s.out, rows * s.out);
+    linear_forward(stream, {rows, s.in, s.out}, x.slice(row * s.in, rows * s.in), w, {}, part);
+    softmax_cross_entropy(stream, part, targets.slice(row, rows), losses.slice(row, rows), rows, V,
+                          s.out, scale, with_gradient);
   }
 }
 

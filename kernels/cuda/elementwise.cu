@@ -1,6 +1,8 @@
 // Elementwise kernels (GELU and its gradient, sums, conversion) and the two plain reductions
 // (column sums for bias gradients, one scaled sum for losses). All are bound by memory: 16-byte
 // accesses, bytes = inputs + outputs. The reductions add in a fixed order.
+#include <algorithm>
+
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/vec.cuh"
 
@@ -79,28 +81,32 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-constexpr int kSumColumns = 32;  // columns of a block: 64 bytes of each row
+constexpr int kSumVectors = 32;  // vectors of a block's slice of a row: 512 bytes
+constexpr int kSumLanes = kThreads / kSumVectors;
+constexpr int kSumUnroll = 8;
+constexpr int kSumBlocks = 1024;  // aimed at: 7 or 8 a multiprocessor of a large GPU
 
-int sum_chunks(std::int64_t rows) {
-  return static_cast<int>(rows < 4096 ? ceil_div(rows, 64) : 64);
+int sum_chunks(int columns) {
+  return std::max(1, kSumBlocks / ceil_div(columns, kSumVectors * kVec));
 }
 
-/// partial[chunk, column] = sum of x over the chunk's rows; a warp takes 4 neighbouring vectors
-/// (kSumColumns) of 8 rows at once.
+/// partial[chunk, column] = sum of x over the chunk's rows. A warp reads 512 bytes of a row; the
+/// block's warps take rows in turn, kSumUnroll loads ahead.
+template <bool kAligned>
 __global__ void __launch_bounds__(kThreads)
     column_sums_kernel(const bf16* __restrict__ x, float* __restrict__ partial, std::int64_t rows,
                        int columns, std::int64_t chunk_rows) {
-  constexpr int kVectors = kSumColumns / kVec;
-  constexpr int kRowsAtOnce = kThreads / kVectors;
-  const int vector = threadIdx.x % kVectors;
-  const int column = blockIdx.x * kSumColumns + vector * kVec;
+  const int lane = threadIdx.x % kSumVectors;
+  const int turn = threadIdx.x / kSumVectors;
+  const int column = (blockIdx.x * kSumVectors + lane) * kVec;
   const std::int64_t first = blockIdx.y * chunk_rows;
   const std::int64_t last = min(first + chunk_rows, rows);
   float sum[kVec] = {};
   if (column < columns) {
-    for (std::int64_t row = first + threadIdx.x / kVectors; row < last; row += kRowsAtOnce) {
+#pragma unroll kSumUnroll
+    for (std::int64_t row = first + turn; row < last; row += kSumLanes) {
       float f[kVec];
-      if (columns % kVec == 0) {
+      if constexpr (kAligned) {
         unpack(load8(x + row * columns + column), f);
       } else {
         for (int k = 0; k < kVec; ++k) {
@@ -111,27 +117,44 @@ __global__ void __launch_bounds__(kThreads)
       for (int k = 0; k < kVec; ++k) sum[k] += f[k];
     }
   }
-  __shared__ float shared[kRowsAtOnce][kSumColumns + 1];
+  __shared__ float shared[kSumLanes][kSumVectors * kVec];
 #pragma unroll
-  for (int k = 0; k < kVec; ++k) shared[threadIdx.x / kVectors][vector * kVec + k] = sum[k];
+  for (int k = 0; k < kVec; ++k) shared[turn][lane * kVec + k] = sum[k];
   __syncthreads();
-  const int out = blockIdx.x * kSumColumns + static_cast<int>(threadIdx.x);
-  if (threadIdx.x < kSumColumns && out < columns) {
-    float total = 0;
-    for (int r = 0; r < kRowsAtOnce; ++r) total += shared[r][threadIdx.x];
-    partial[static_cast<std::int64_t>(blockIdx.y) * columns + out] = total;
-  }
-}
-
-__global__ void __launch_bounds__(kThreads)
-    add_partials_kernel(const float* __restrict__ partial, float* __restrict__ sums, int columns,
-                        int chunks) {
-  const int column = blockIdx.x * kThreads + threadIdx.x;
-  if (column >= columns) return;
+  const int out = blockIdx.x * kSumVectors * kVec + static_cast<int>(threadIdx.x);
+  if (out >= columns) return;
   float total = 0;
-  for (int c = 0; c < chunks; ++c)
-    total += partial[static_cast<std::int64_t>(c) * columns + column];
-  sums[column] += total;
+#pragma unroll
+  for (int t = 0; t < kSumLanes; ++t) total += shared[t][threadIdx.x];
+  partial[static_cast<std::int64_t>(blockIdx.y) * columns + out] = total;
+}
+static_assert(kThreads == kSumVectors * kVec, "a thread finishes one column");
+
+constexpr int kFinishColumns = 32;
+constexpr int kFinishSlices = 32;
+
+/// A block takes kFinishColumns columns; kFinishSlices threads of each take every so manieth part.
+__global__ void __launch_bounds__(kFinishColumns* kFinishSlices)
+    add_partials_kernel(const float* __restrict__ partial, const __grid_constant__ PartialSums sums,
+                        int columns, int parts) {
+  const int width = sums.out[1] != nullptr ? 2 * columns : columns;
+  const int lane = threadIdx.x % kFinishColumns;
+  const int slice = threadIdx.x / kFinishColumns;
+  const int column = blockIdx.x * kFinishColumns + lane;
+  __shared__ float shared[kFinishSlices][kFinishColumns];
+  float sum = 0;
+  if (column < width) {
+#pragma unroll 8
+    for (int part = slice; part < parts; part += kFinishSlices) {
+      sum += partial[static_cast<std::int64_t>(part) * width + column];
+    }
+  }
+  shared[slice][lane] = sum;
+  __syncthreads();
+  if (slice != 0 || column >= width) return;
+  float total = 0;
+  for (int s = 0; s < kFinishSlices; ++s) total += shared[s][lane];
+  (column < columns ? sums.out[0] : sums.out[1])[column % columns] += total;
 }
 
 constexpr int kOneBlock = 1024;
@@ -185,20 +208,26 @@ void convert(cudaStream_t stream, const float* src, bf16* dst, std::int64_t coun
   PIPEMARK_LAUNCH_CHECK();
 }
 
-std::size_t column_sums_scratch_bytes(std::int64_t rows, int columns) {
-  return static_cast<std::size_t>(sum_chunks(rows)) * columns * sizeof(float);
+std::size_t column_sums_scratch_bytes(int columns) {
+  return static_cast<std::size_t>(sum_chunks(columns)) * columns * sizeof(float);
 }
 
 void column_sums(cudaStream_t stream, const bf16* x, float* sums, std::int64_t rows, int columns,
                  float* scratch) {
-  const int chunks = sum_chunks(rows);
-  const dim3 grid(static_cast<unsigned>(ceil_div(columns, kSumColumns)),
+  const int chunks = sum_chunks(columns);
+  const dim3 grid(static_cast<unsigned>(ceil_div(columns, kSumVectors * kVec)),
                   static_cast<unsigned>(chunks));
-  column_sums_kernel<<<grid, kThreads, 0, stream>>>(x, scratch, rows, columns,
-                                                    ceil_div(rows, chunks));
+  auto* kernel = columns % kVec == 0 ? column_sums_kernel<true> : column_sums_kernel<false>;
+  kernel<<<grid, kThreads, 0, stream>>>(x, scratch, rows, columns, ceil_div(rows, chunks));
   PIPEMARK_LAUNCH_CHECK();
-  add_partials_kernel<<<static_cast<unsigned>(ceil_div(columns, kThreads)), kThreads, 0, stream>>>(
-      scratch, sums, columns, chunks);
+  add_partials(stream, scratch, {{sums}}, columns, chunks);
+}
+
+void add_partials(cudaStream_t stream, const float* partial, const PartialSums& sums, int columns,
+                  int parts) {
+  const int blocks = ceil_div(sums.out[1] != nullptr ? 2 * columns : columns, kFinishColumns);
+  add_partials_kernel<<<static_cast<unsigned>(blocks), kFinishColumns * kFinishSlices, 0, stream>>>(
+      partial, sums, columns, parts);
   PIPEMARK_LAUNCH_CHECK();
 }
 

@@ -5,6 +5,7 @@
 //      whole in the chunk is added to dwte, a run that crosses a border leaves a partial sum;
 //   2. the block of the chunk where a crossing run begins adds its partials in order.
 // So a token that fills half of the batch (byte-level text) costs no long serial loop.
+#include <bit>
 #include <cub/device/device_radix_sort.cuh>
 
 #include "kernels/cuda/launch.hpp"
@@ -14,8 +15,9 @@ namespace pipemark::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kChunk = 32;    // sorted places of a block
-constexpr int kKeyBits = 24;  // vocabularies to 16 million
+constexpr int kChunk = 32;  // sorted places of a block
+constexpr int kAhead = 8;   // divides kChunk
+constexpr int kRunThreads = 128;
 
 __global__ void __launch_bounds__(kThreads)
     forward_kernel(const std::int32_t* __restrict__ tokens, const bf16* __restrict__ wte,
@@ -44,22 +46,33 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-/// dwpe[t] += sum over sequences b, ascending, of dx[b T + t].
-__global__ void __launch_bounds__(kThreads)
-    position_backward_kernel(const bf16* __restrict__ dx, float* __restrict__ dwpe, int B, int T,
-                             int C) {
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  const std::int64_t TC = static_cast<std::int64_t>(T) * C;
-  if (i * 2 >= TC) return;
-  float sum[2] = {};
-  const int mine = TC - i * 2 >= 2 ? 2 : 1;
-#pragma unroll 4
-  for (int b = 0; b < B; ++b) {
-    const bf16* p = dx + b * TC + i * 2;
-    sum[0] += __bfloat162float(p[0]);
-    if (mine == 2) sum[1] += __bfloat162float(p[1]);
+/// kWidth neighbouring elements as floats: 8 in one access, or 1.
+template <int kWidth>
+__device__ __forceinline__ void load_floats(const bf16* p, float (&f)[kWidth]) {
+  if constexpr (kWidth == kVec) {
+    unpack(load8(p), f);
+  } else {
+    f[0] = __bfloat162float(*p);
   }
-  for (int k = 0; k < mine; ++k) dwpe[i * 2 + k] += sum[k];
+}
+
+/// dwpe[t] += sum over sequences b, ascending, of dx[b T + t].
+template <int kWidth>
+__global__ void __launch_bounds__(kThreads)
+    position_backward_kernel(const bf16* __restrict__ dx, float* __restrict__ dwpe, int B,
+                             std::int64_t TC) {
+  const std::int64_t at = (static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kWidth;
+  if (at >= TC) return;
+  float sum[kWidth] = {};
+#pragma unroll 8
+  for (int b = 0; b < B; ++b) {
+    float f[kWidth];
+    load_floats<kWidth>(dx + b * TC + at, f);
+#pragma unroll
+    for (int k = 0; k < kWidth; ++k) sum[k] += f[k];
+  }
+#pragma unroll
+  for (int k = 0; k < kWidth; ++k) dwpe[at + k] += sum[k];
 }
 
 __global__ void iota_kernel(const std::int32_t* __restrict__ tokens, std::uint32_t* keys,
@@ -71,8 +84,10 @@ __global__ void iota_kernel(const std::int32_t* __restrict__ tokens, std::uint32
 }
 
 /// Step 1. partial[chunk, 0] is the run that came in from the chunk before, [chunk, 1] the run that
-/// goes out to the next one having begun here. A thread takes channels c, c + blockDim, ...
-__global__ void __launch_bounds__(kThreads)
+/// goes out to the next one having begun here. A thread takes kWidth neighbouring channels; rows
+/// are loaded kAhead at a time, since where a row belongs does not depend on its values.
+template <int kWidth>
+__global__ void __launch_bounds__(kRunThreads)
     run_sums_kernel(const std::uint32_t* __restrict__ keys, const std::int32_t* __restrict__ places,
                     const bf16* __restrict__ dx, float* __restrict__ dwte,
                     float* __restrict__ partial, std::int64_t rows, int C) {
@@ -84,22 +99,37 @@ __global__ void __launch_bounds__(kThreads)
     const std::int64_t at = first + threadIdx.x - 1;
     key[threadIdx.x] = at >= 0 && at < rows ? keys[at] : ~0u;
   }
-  if (static_cast<int>(threadIdx.x) < count) place[threadIdx.x] = places[first + threadIdx.x];
+  if (threadIdx.x < kChunk) place[threadIdx.x] = places[min(first + threadIdx.x, rows - 1)];
   __syncthreads();
-  for (int c = threadIdx.x; c < C; c += kThreads) {
-    float sum = 0;
+  for (int c = threadIdx.x * kWidth; c < C; c += kRunThreads * kWidth) {
+    float sum[kWidth] = {};
     bool from_before = key[1] == key[0];
-    for (int i = 0; i < count; ++i) {
-      sum += __bfloat162float(dx[static_cast<std::int64_t>(place[i]) * C + c]);
-      if (i + 1 < count && key[i + 2] == key[i + 1]) continue;  // the run goes on in this chunk
-      const bool goes_on = key[i + 2] == key[i + 1];
-      if (from_before || goes_on) {
-        partial[(static_cast<std::int64_t>(blockIdx.x) * 2 + (from_before ? 0 : 1)) * C + c] = sum;
-      } else {
-        dwte[static_cast<std::int64_t>(key[i + 1]) * C + c] += sum;
+    for (int start = 0; start < count; start += kAhead) {
+      float row[kAhead][kWidth];
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) {
+        load_floats<kWidth>(dx + static_cast<std::int64_t>(place[start + j]) * C + c, row[j]);
       }
-      sum = 0;
-      from_before = false;
+#pragma unroll
+      for (int j = 0; j < kAhead; ++j) {
+        const int i = start + j;
+        if (i >= count) break;
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) sum[k] += row[j][k];
+        const bool goes_on = key[i + 2] == key[i + 1];
+        if (goes_on && i + 1 < count) continue;
+        const bool whole = !from_before && !goes_on;
+        float* out =
+            whole ? dwte + static_cast<std::int64_t>(key[i + 1]) * C + c
+                  : partial +
+                        (static_cast<std::int64_t>(blockIdx.x) * 2 + (from_before ? 0 : 1)) * C + c;
+#pragma unroll
+        for (int k = 0; k < kWidth; ++k) {
+          out[k] = sum[k] + (whole ? out[k] : 0.0f);
+          sum[k] = 0;
+        }
+        from_before = false;
+      }
     }
   }
 }
@@ -171,31 +201,35 @@ std::size_t embedding_backward_scratch_bytes(std::int64_t rows, int C) {
 }
 
 void embedding_backward(cudaStream_t stream, const std::int32_t* tokens, const bf16* dx,
-                        float* dwte, float* dwpe, std::int64_t rows, int T, int C, void* scratch,
-                        std::size_t scratch_bytes) {
+                        float* dwte, float* dwpe, std::int64_t rows, int T, int C,
+                        std::int64_t vocabulary, void* scratch, std::size_t scratch_bytes) {
   const Scratch s = lay_out(scratch, rows, C);
   check(s.total_bytes <= scratch_bytes, "embedding_backward: {} bytes of scratch, {} needed",
         scratch_bytes, s.total_bytes);
   const auto grid = [](std::int64_t n) { return static_cast<unsigned>(ceil_div(n, kThreads)); };
   iota_kernel<<<grid(rows), kThreads, 0, stream>>>(tokens, s.keys_in, s.places_in, rows);
   PIPEMARK_LAUNCH_CHECK();
+  const int key_bits = std::bit_width(static_cast<std::uint64_t>(vocabulary));
   std::size_t needed = 0;
   const int n = static_cast<int>(rows);
   PIPEMARK_CUDA(cub::DeviceRadixSort::SortPairs(nullptr, needed, s.keys_in, s.keys_out, s.places_in,
-                                                s.places_out, n, 0, kKeyBits, stream));
+                                                s.places_out, n, 0, key_bits, stream));
   check(needed <= s.sort_bytes, "embedding_backward: the sort asks for {} bytes of {}", needed,
         s.sort_bytes);
   PIPEMARK_CUDA(cub::DeviceRadixSort::SortPairs(s.sort, needed, s.keys_in, s.keys_out, s.places_in,
-                                                s.places_out, n, 0, kKeyBits, stream));
+                                                s.places_out, n, 0, key_bits, stream));
   const unsigned chunks = static_cast<unsigned>(ceil_div(rows, kChunk));
-  run_sums_kernel<<<chunks, kThreads, 0, stream>>>(s.keys_out, s.places_out, dx, dwte, s.partial,
-                                                   rows, C);
+  const bool vectors = C % kVec == 0;
+  auto* run_sums = vectors ? run_sums_kernel<kVec> : run_sums_kernel<1>;
+  run_sums<<<chunks, kRunThreads, 0, stream>>>(s.keys_out, s.places_out, dx, dwte, s.partial, rows,
+                                               C);
   PIPEMARK_LAUNCH_CHECK();
   crossing_runs_kernel<<<chunks, kThreads, 0, stream>>>(s.keys_out, s.partial, dwte, rows, C);
   PIPEMARK_LAUNCH_CHECK();
-  const std::int64_t pairs = ceil_div(static_cast<std::int64_t>(T) * C, 2);
-  position_backward_kernel<<<grid(pairs), kThreads, 0, stream>>>(dx, dwpe,
-                                                                 static_cast<int>(rows / T), T, C);
+  const std::int64_t TC = static_cast<std::int64_t>(T) * C;
+  auto* positions = vectors ? position_backward_kernel<kVec> : position_backward_kernel<1>;
+  positions<<<grid(vectors ? TC / kVec : TC), kThreads, 0, stream>>>(
+      dx, dwpe, static_cast<int>(rows / T), TC);
   PIPEMARK_LAUNCH_CHECK();
 }
 

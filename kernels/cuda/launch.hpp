@@ -27,8 +27,8 @@ void embedding_forward(cudaStream_t stream, const std::int32_t* tokens, const bf
 /// Bytes of scratch of embedding_backward.
 std::size_t embedding_backward_scratch_bytes(std::int64_t rows, int C);
 void embedding_backward(cudaStream_t stream, const std::int32_t* tokens, const bf16* dx,
-                        float* dwte, float* dwpe, std::int64_t rows, int T, int C, void* scratch,
-                        std::size_t scratch_bytes);
+                        float* dwte, float* dwpe, std::int64_t rows, int T, int C,
+                        std::int64_t vocabulary, void* scratch, std::size_t scratch_bytes);
 
 // --- layer_norm.cu ----------------------------------------------------------------------------
 /// y = layer_norm(a [+ b]); with `b`, residual_out = a + b is written too.
@@ -41,6 +41,14 @@ void layer_norm_backward(cudaStream_t stream, const bf16* dy, const bf16* x, con
                          float* dw, float* db, std::int64_t rows, int C, int multiprocessors,
                          float* scratch);
 
+/// The same for any C; backward leaves dw and db as partial[slices, 2, C].
+void plain_layer_norm_forward(cudaStream_t stream, const bf16* a, const bf16* b, bf16* residual_out,
+                              const bf16* w, const bf16* bias, bf16* y, float* mean, float* rstd,
+                              std::int64_t rows, int C);
+void plain_layer_norm_backward(cudaStream_t stream, const bf16* dy, const bf16* x, const bf16* w,
+                               const float* mean, const float* rstd, const bf16* dresidual,
+                               bf16* dx, float* partial, std::int64_t rows, int C, int slices);
+
 // --- elementwise.cu ---------------------------------------------------------------------------
 void gelu_forward(cudaStream_t stream, const bf16* x, bf16* y, std::int64_t count);
 void gelu_backward(cudaStream_t stream, const bf16* dy, const bf16* x, bf16* dx,
@@ -48,10 +56,17 @@ void gelu_backward(cudaStream_t stream, const bf16* dy, const bf16* x, bf16* dx,
 void add(cudaStream_t stream, const bf16* a, const bf16* b, bf16* out, std::int64_t count);
 void accumulate(cudaStream_t stream, const float* x, float* accumulator, std::int64_t count);
 void convert(cudaStream_t stream, const float* src, bf16* dst, std::int64_t count);
-std::size_t column_sums_scratch_bytes(std::int64_t rows, int columns);
+std::size_t column_sums_scratch_bytes(int columns);
 /// sums[columns] += column sums of x[rows, columns], in a fixed order.
 void column_sums(cudaStream_t stream, const bf16* x, float* sums, std::int64_t rows, int columns,
                  float* scratch);
+/// out[i][c] += sum over `parts` of partial[part, i, c], in a fixed order, for each out that is
+/// set.
+struct PartialSums {
+  float* out[2] = {};
+};
+void add_partials(cudaStream_t stream, const float* partial, const PartialSums& sums, int columns,
+                  int parts);
 /// *sum += scale * sum of x, in a fixed order.
 void add_scaled_sum(cudaStream_t stream, const float* x, std::int64_t count, float scale,
                     float* sum);

@@ -6,10 +6,16 @@
 //             dx = dres + rstd (g - mean_c(g) - xh mean_c(g xh))
 //             dw += sum_n dy xh, db += sum_n dy                 4 N C bf16
 //
-// A warp holds a row in registers (kV vectors of 8 a lane). Backward: each warp of a fixed grid
-// takes rows warp, warp + warps, ... and keeps its sums for dw and db in registers; they are added
-// up over the block's warps and then over the blocks, in a fixed order. Rows that don't fit (C >
-// 2048 or not a multiple of 8) take the plain kernels at the end, a block a row.
+// A warp holds a row, kV vectors of 8 a lane. Backward: each warp of a fixed grid takes rows warp,
+// warp + warps, ... and reads the next row by asynchronous copies into its own ring in shared
+// memory while it works on this one (a lane reads back just what it copied, so no barrier is
+// needed). It keeps its sums for dw and db in registers; they are added up over the block's warps
+// and then over the blocks, in a fixed order. Rows with C > 2048 or not a multiple of 8 take the
+// plain kernels (layer_norm_plain.cu), a block a row.
+#include <cuda_pipeline.h>
+
+#include <algorithm>
+
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/vec.cuh"
 
@@ -89,80 +95,35 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   }
 }
 
-template <int kV, bool kResidual>
-__global__ void __launch_bounds__(kWarps* kWarp)
-    backward_kernel(const bf16* __restrict__ dy, const bf16* __restrict__ x,
-                    const bf16* __restrict__ w, const float* __restrict__ mean,
-                    const float* __restrict__ rstd, const bf16* dresidual, bf16* dx,
-                    float* __restrict__ partial, std::int64_t rows, int C) {
-  const int lane = threadIdx.x % kWarp;
-  const int warp = threadIdx.x / kWarp;
-  float dw[kV][kVec] = {};
-  float db[kV][kVec] = {};
-  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kWarps;
-  for (std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp; row < rows;
-       row += stride) {
-    const std::int64_t base = row * C;
-    Vec8 xv[kV];
-    Vec8 gv[kV];
-    Vec8 rv[kV];
+constexpr int kStages = 2;
+
+/// The ring of one warp: [kStages][kInputs][C] bf16, and how its lanes fill it.
+template <int kV, int kInputs>
+struct Ring {
+  bf16* base;
+  int C;
+
+  __device__ __forceinline__ bf16* at(int stage, int input) const {
+    return base + (stage * kInputs + input) * C;
+  }
+  __device__ __forceinline__ void fetch(int stage, int input, const bf16* row) const {
 #pragma unroll
     for (int v = 0; v < kV; ++v) {
-      const int c = (v * kWarp + lane) * kVec;
-      if (c >= C) continue;
-      xv[v] = load8_streaming(x + base + c);
-      gv[v] = load8_streaming(dy + base + c);
-      if constexpr (kResidual) rv[v] = load8(dresidual + base + c);
-    }
-    const float mu = mean[row];
-    const float s = rstd[row];
-    float sum_g = 0;
-    float sum_gx = 0;
-#pragma unroll
-    for (int v = 0; v < kV; ++v) {
-      const int c = (v * kWarp + lane) * kVec;
-      if (c >= C) continue;
-      float fx[kVec];
-      float fg[kVec];
-      float fw[kVec];
-      unpack(xv[v], fx);
-      unpack(gv[v], fg);
-      unpack(load8(w + c), fw);
-#pragma unroll
-      for (int k = 0; k < kVec; ++k) {
-        const float xh = (fx[k] - mu) * s;
-        dw[v][k] += fg[k] * xh;
-        db[v][k] += fg[k];
-        sum_g += fg[k] * fw[k];
-        sum_gx += fg[k] * fw[k] * xh;
-      }
-    }
-    const float mean_g = warp_sum(sum_g) / static_cast<float>(C);
-    const float mean_gx = warp_sum(sum_gx) / static_cast<float>(C);
-#pragma unroll
-    for (int v = 0; v < kV; ++v) {
-      const int c = (v * kWarp + lane) * kVec;
-      if (c >= C) continue;
-      float fx[kVec];
-      float fg[kVec];
-      float fw[kVec];
-      float fr[kVec] = {};
-      unpack(xv[v], fx);
-      unpack(gv[v], fg);
-      unpack(load8(w + c), fw);
-      if constexpr (kResidual) unpack(rv[v], fr);
-#pragma unroll
-      for (int k = 0; k < kVec; ++k) {
-        const float xh = (fx[k] - mu) * s;
-        fr[k] += s * (fg[k] * fw[k] - mean_g - xh * mean_gx);
-      }
-      store8(dx + base + c, pack(fr));
+      const int c = (v * kWarp + static_cast<int>(threadIdx.x) % kWarp) * kVec;
+      if (c < C) __pipeline_memcpy_async(at(stage, input) + c, row + c, 16);
     }
   }
-  // partial[block, 0, C] dw, [block, 1, C] db: the block's warps in order.
-  extern __shared__ float shared[];  // [2, C]
+};
+
+/// Adds a warp's sums to shared[2, C], in the order of the block's warps, and writes them to
+/// partial[block, 2, C].
+template <int kV>
+__device__ __forceinline__ void store_partial(float* shared, const float (&dw)[kV][kVec],
+                                              const float (&db)[kV][kVec], float* partial, int C) {
+  const int lane = threadIdx.x % kWarp;
+  __syncthreads();
   for (int turn = 0; turn < kWarps; ++turn) {
-    if (warp == turn) {
+    if (static_cast<int>(threadIdx.x) / kWarp == turn) {
 #pragma unroll
       for (int v = 0; v < kV; ++v) {
         const int c = (v * kWarp + lane) * kVec;
@@ -181,112 +142,100 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   }
 }
 
-constexpr int kColumns = 32;
-constexpr int kSlices = 8;
-
-/// dw[c] += sum over blocks of partial[block, 0, c], db likewise: a block takes kColumns columns of
-/// the 2 C and kSlices threads of each column take every kSlices-th partial.
-__global__ void __launch_bounds__(kColumns* kSlices)
-    finish_kernel(const float* __restrict__ partial, float* __restrict__ dw, float* __restrict__ db,
-                  int blocks, int C) {
-  const int column = blockIdx.x * kColumns + threadIdx.x % kColumns;
-  const int slice = threadIdx.x / kColumns;
-  __shared__ float shared[kSlices][kColumns];
-  float sum = 0;
-  if (column < 2 * C) {
-#pragma unroll 8
-    for (int b = slice; b < blocks; b += kSlices) {
-      sum += partial[static_cast<std::int64_t>(b) * 2 * C + column];
+template <int kV, bool kResidual>
+__global__ void __launch_bounds__(kWarps* kWarp)
+    backward_kernel(const bf16* __restrict__ dy, const bf16* __restrict__ x,
+                    const bf16* __restrict__ w, const float* __restrict__ mean,
+                    const float* __restrict__ rstd, const bf16* dresidual, bf16* dx,
+                    float* __restrict__ partial, std::int64_t rows, int C) {
+  constexpr int kInputs = kResidual ? 3 : 2;
+  extern __shared__ __align__(16) unsigned char raw[];
+  const int lane = threadIdx.x % kWarp;
+  const int warp = threadIdx.x / kWarp;
+  const Ring<kV, kInputs> ring{reinterpret_cast<bf16*>(raw) + warp * kStages * kInputs * C, C};
+  const std::int64_t stride = static_cast<std::int64_t>(gridDim.x) * kWarps;
+  float next_mean = 0;
+  float next_rstd = 0;
+  const auto fetch = [&](int stage, std::int64_t row) {
+    if (row < rows) {
+      ring.fetch(stage, 0, x + row * C);
+      ring.fetch(stage, 1, dy + row * C);
+      if constexpr (kResidual) ring.fetch(stage, 2, dresidual + row * C);
+      next_mean = mean[row];
+      next_rstd = rstd[row];
+    }
+    __pipeline_commit();
+  };
+  std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp;
+  fetch(0, row);
+  Vec8 wv[kV];
+#pragma unroll
+  for (int v = 0; v < kV; ++v) {
+    const int c = (v * kWarp + lane) * kVec;
+    if (c < C) wv[v] = load8(w + c);
+  }
+  float dw[kV][kVec] = {};
+  float db[kV][kVec] = {};
+  for (int stage = 0; row < rows; row += stride, stage ^= 1) {
+    const float s = next_rstd;
+    const float shift = -next_mean * s;  // x s + shift = (x - mean) rstd
+    fetch(stage ^ 1, row + stride);
+    __pipeline_wait_prior(1);
+    float sum_g = 0;
+    float sum_gx = 0;
+#pragma unroll
+    for (int v = 0; v < kV; ++v) {
+      const int c = (v * kWarp + lane) * kVec;
+      if (c >= C) continue;
+      float fx[kVec];
+      float fg[kVec];
+      float fw[kVec];
+      unpack(load8(ring.at(stage, 0) + c), fx);
+      unpack(load8(ring.at(stage, 1) + c), fg);
+      unpack(wv[v], fw);
+#pragma unroll
+      for (int k = 0; k < kVec; ++k) {
+        const float xh = fmaf(fx[k], s, shift);
+        const float g = fg[k] * fw[k];
+        dw[v][k] = fmaf(fg[k], xh, dw[v][k]);
+        db[v][k] += fg[k];
+        sum_g += g;
+        sum_gx = fmaf(g, xh, sum_gx);
+      }
+    }
+    const float mean_g = warp_sum(sum_g) / static_cast<float>(C);
+    const float mean_gx = warp_sum(sum_gx) / static_cast<float>(C);
+    // s (g - mean_g - xh mean_gx) = s g + across + x along
+    const float along = -s * s * mean_gx;
+    const float across = -s * (mean_g + shift * mean_gx);
+#pragma unroll
+    for (int v = 0; v < kV; ++v) {
+      const int c = (v * kWarp + lane) * kVec;
+      if (c >= C) continue;
+      float fx[kVec];
+      float fg[kVec];
+      float fw[kVec];
+      float fr[kVec] = {};
+      unpack(load8(ring.at(stage, 0) + c), fx);
+      unpack(load8(ring.at(stage, 1) + c), fg);
+      unpack(wv[v], fw);
+      if constexpr (kResidual) unpack(load8(ring.at(stage, 2) + c), fr);
+#pragma unroll
+      for (int k = 0; k < kVec; ++k) {
+        fr[k] += fmaf(fx[k], along, fmaf(fg[k] * fw[k], s, across));
+      }
+      store8(dx + row * C + c, pack(fr));
     }
   }
-  shared[slice][threadIdx.x % kColumns] = sum;
-  __syncthreads();
-  if (slice != 0 || column >= 2 * C) return;
-  float total = 0;
-  for (int s = 0; s < kSlices; ++s) total += shared[s][threadIdx.x];
-  if (column < C) {
-    dw[column] += total;
-  } else {
-    db[column - C] += total;
-  }
-}
-
-// --- any C: a block a row ----------------------------------------------------------------------
-
-constexpr int kPlain = 256;
-
-__global__ void __launch_bounds__(kPlain)
-    plain_forward_kernel(const bf16* a, const bf16* b, bf16* residual_out, const bf16* w,
-                         const bf16* bias, bf16* y, float* mean, float* rstd, int C) {
-  __shared__ float shared[kWarp];
-  const std::int64_t base = static_cast<std::int64_t>(blockIdx.x) * C;
-  const auto value = [&](int c) {
-    const float f = __bfloat162float(a[base + c]);
-    if (b == nullptr) return f;
-    return __bfloat162float(__float2bfloat16_rn(f + __bfloat162float(b[base + c])));
-  };
-  float sum = 0;
-  for (int c = threadIdx.x; c < C; c += kPlain) sum += value(c);
-  const float mu = block_sum(sum, shared) / static_cast<float>(C);
-  float squares = 0;
-  for (int c = threadIdx.x; c < C; c += kPlain) squares += (value(c) - mu) * (value(c) - mu);
-  const float s = rsqrtf(block_sum(squares, shared) / static_cast<float>(C) + kEpsilon);
-  for (int c = threadIdx.x; c < C; c += kPlain) {
-    const float x = value(c);
-    y[base + c] =
-        __float2bfloat16_rn((x - mu) * s * __bfloat162float(w[c]) + __bfloat162float(bias[c]));
-    if (b != nullptr) residual_out[base + c] = __float2bfloat16_rn(x);
-  }
-  if (threadIdx.x == 0) {
-    mean[blockIdx.x] = mu;
-    rstd[blockIdx.x] = s;
-  }
-}
-
-__global__ void __launch_bounds__(kPlain)
-    plain_backward_kernel(const bf16* dy, const bf16* x, const bf16* w, const float* mean,
-                          const float* rstd, const bf16* dresidual, bf16* dx, int C) {
-  __shared__ float shared[kWarp];
-  const std::int64_t base = static_cast<std::int64_t>(blockIdx.x) * C;
-  const float mu = mean[blockIdx.x];
-  const float s = rstd[blockIdx.x];
-  float sum_g = 0;
-  float sum_gx = 0;
-  for (int c = threadIdx.x; c < C; c += kPlain) {
-    const float g = __bfloat162float(dy[base + c]) * __bfloat162float(w[c]);
-    sum_g += g;
-    sum_gx += g * (__bfloat162float(x[base + c]) - mu) * s;
-  }
-  const float mean_g = block_sum(sum_g, shared) / static_cast<float>(C);
-  const float mean_gx = block_sum(sum_gx, shared) / static_cast<float>(C);
-  for (int c = threadIdx.x; c < C; c += kPlain) {
-    const float g = __bfloat162float(dy[base + c]) * __bfloat162float(w[c]);
-    const float xh = (__bfloat162float(x[base + c]) - mu) * s;
-    const float r = dresidual == nullptr ? 0.0f : __bfloat162float(dresidual[base + c]);
-    dx[base + c] = __float2bfloat16_rn(r + s * (g - mean_g - xh * mean_gx));
-  }
-}
-
-/// partial[slice, 0, c] = sum over the slice's rows of dy xh, [slice, 1, c] of dy.
-__global__ void __launch_bounds__(kPlain)
-    plain_sums_kernel(const bf16* dy, const bf16* x, const float* mean, const float* rstd,
-                      float* partial, std::int64_t rows, int C) {
-  const int c = blockIdx.x * kPlain + threadIdx.x;
-  if (c >= C) return;
-  float dw = 0;
-  float db = 0;
-  for (std::int64_t row = blockIdx.y; row < rows; row += gridDim.y) {
-    const float g = __bfloat162float(dy[row * C + c]);
-    dw += g * (__bfloat162float(x[row * C + c]) - mean[row]) * rstd[row];
-    db += g;
-  }
-  partial[static_cast<std::int64_t>(blockIdx.y) * 2 * C + c] = dw;
-  partial[static_cast<std::int64_t>(blockIdx.y) * 2 * C + C + c] = db;
+  store_partial<kV>(reinterpret_cast<float*>(raw), dw, db, partial, C);
 }
 
 int backward_blocks(int C, int multiprocessors) {
-  const int vectors = ceil_div(C, kWarp * kVec);
-  return multiprocessors * (vectors <= 3 ? 4 : vectors <= 5 ? 3 : 2);
+  return multiprocessors * (C <= 1024 ? 4 : C <= 1280 ? 3 : 2);
+}
+
+int ring_bytes(int inputs, int C) {
+  return kWarps * kStages * inputs * C * static_cast<int>(sizeof(bf16));
 }
 
 bool fits_registers(int C) { return C % kVec == 0 && C <= kMaxVectors * kWarp * kVec; }
@@ -319,21 +268,15 @@ void layer_norm_forward(cudaStream_t stream, const bf16* a, const bf16* b, bf16*
                         const bf16* w, const bf16* bias, bf16* y, float* mean, float* rstd,
                         std::int64_t rows, int C) {
   if (!fits_registers(C)) {
-    plain_forward_kernel<<<static_cast<unsigned>(rows), kPlain, 0, stream>>>(
-        a, b, residual_out, w, bias, y, mean, rstd, C);
-    PIPEMARK_LAUNCH_CHECK();
+    plain_layer_norm_forward(stream, a, b, residual_out, w, bias, y, mean, rstd, rows, C);
     return;
   }
   const unsigned blocks = static_cast<unsigned>(ceil_div(rows, kWarps));
   with_vectors(C, [&](auto vectors) {
     constexpr int kV = decltype(vectors)::value;
-    if (b != nullptr) {
-      forward_kernel<kV, true><<<blocks, kWarps * kWarp, 0, stream>>>(a, b, residual_out, w, bias,
-                                                                      y, mean, rstd, rows, C);
-    } else {
-      forward_kernel<kV, false><<<blocks, kWarps * kWarp, 0, stream>>>(a, nullptr, nullptr, w, bias,
-                                                                       y, mean, rstd, rows, C);
-    }
+    auto* kernel = b != nullptr ? forward_kernel<kV, true> : forward_kernel<kV, false>;
+    kernel<<<blocks, kWarps * kWarp, 0, stream>>>(a, b, residual_out, w, bias, y, mean, rstd, rows,
+                                                  C);
   });
   PIPEMARK_LAUNCH_CHECK();
 }
@@ -347,30 +290,23 @@ void layer_norm_backward(cudaStream_t stream, const bf16* dy, const bf16* x, con
                          float* dw, float* db, std::int64_t rows, int C, int multiprocessors,
                          float* scratch) {
   const int blocks = backward_blocks(C, multiprocessors);
-  if (fits_registers(C)) {
-    const std::size_t shared = 2 * static_cast<std::size_t>(C) * sizeof(float);
+  if (!fits_registers(C)) {
+    plain_layer_norm_backward(stream, dy, x, w, mean, rstd, dresidual, dx, scratch, rows, C,
+                              blocks);
+  } else {
+    // The ring (at least 16 C bf16) is large enough for the 2 C sums at the end.
+    const int shared = ring_bytes(dresidual != nullptr ? 3 : 2, C);
     with_vectors(C, [&](auto vectors) {
       constexpr int kV = decltype(vectors)::value;
-      if (dresidual != nullptr) {
-        backward_kernel<kV, true><<<blocks, kWarps * kWarp, shared, stream>>>(
-            dy, x, w, mean, rstd, dresidual, dx, scratch, rows, C);
-      } else {
-        backward_kernel<kV, false><<<blocks, kWarps * kWarp, shared, stream>>>(
-            dy, x, w, mean, rstd, nullptr, dx, scratch, rows, C);
-      }
+      auto* kernel = dresidual != nullptr ? backward_kernel<kV, true> : backward_kernel<kV, false>;
+      PIPEMARK_CUDA(
+          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
+      kernel<<<static_cast<unsigned>(blocks), kWarps * kWarp, static_cast<std::size_t>(shared),
+               stream>>>(dy, x, w, mean, rstd, dresidual, dx, scratch, rows, C);
     });
-  } else {
-    // Sums first: dx may be dresidual, but never dy or x.
-    const dim3 grid(static_cast<unsigned>(ceil_div(C, kPlain)), static_cast<unsigned>(blocks));
-    plain_sums_kernel<<<grid, kPlain, 0, stream>>>(dy, x, mean, rstd, scratch, rows, C);
     PIPEMARK_LAUNCH_CHECK();
-    plain_backward_kernel<<<static_cast<unsigned>(rows), kPlain, 0, stream>>>(dy, x, w, mean, rstd,
-                                                                              dresidual, dx, C);
   }
-  PIPEMARK_LAUNCH_CHECK();
-  finish_kernel<<<static_cast<unsigned>(ceil_div(2 * C, kColumns)), kColumns * kSlices, 0,
-                  stream>>>(scratch, dw, db, blocks, C);
-  PIPEMARK_LAUNCH_CHECK();
+  add_partials(stream, scratch, {{dw, db}}, C, blocks);
 }
 
 }  // namespace pipemark::cuda

@@ -4,6 +4,7 @@
 #include "kernels/cuda/matmul.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <utility>
@@ -16,7 +17,9 @@ namespace {
 constexpr int kCandidates = 48;
 constexpr int kShortRepetitions = 3;  // of every candidate
 constexpr int kLongRepetitions = 12;  // of the best kFinalists
-constexpr std::size_t kFinalists = 5;
+constexpr std::size_t kFinalists = 6;
+constexpr double kWorthWidening = 20e-6;
+constexpr double kWidenSeconds = 0.5;  // of trial runs, a problem
 
 cublasLtEpilogue_t to_cublas(Epilogue epilogue) {
   switch (epilogue) {
@@ -169,6 +172,61 @@ double Matmul::time(cudaStream_t stream, const Plan& plan, const cublasLtMatmulA
   return seconds;
 }
 
+/// cuBLASLt proposes at most eight; its best one is varied by hand: first the tile, then cluster
+/// and order of blocks of the best tiles. Single runs, within kWidenSeconds of them.
+void Matmul::widen(const Plan& plan, std::vector<Timed>& timed, const Measure& measure) const {
+  const double best = timed.front().seconds;
+  if (!(best > kWorthWidening)) return;  // infinite or tiny
+  double spent = 0;
+  const auto attempt = [&](const cublasLtMatmulAlgo_t& algo) {
+    cublasLtMatmulHeuristicResult_t result{};
+    if (spent > kWidenSeconds ||
+        cublasLtMatmulAlgoCheck(handle_, plan.operation, plan.a, plan.b, plan.d, plan.d, &algo,
+                                &result) != CUBLAS_STATUS_SUCCESS ||
+        result.workspaceSize > kWorkspaceBytes) {
+      return;
+    }
+    const double seconds = measure(algo, 1);
+    if (seconds < 10) spent += 2 * seconds;  // with the warm-up
+    if (seconds < 1.2 * best) timed.push_back({seconds, algo});
+  };
+  const auto set = [](cublasLtMatmulAlgo_t& algo, cublasLtMatmulAlgoConfigAttributes_t attribute,
+                      auto value) {
+    return cublasLtMatmulAlgoConfigSetAttribute(&algo, attribute, &value, sizeof(value)) ==
+           CUBLAS_STATUS_SUCCESS;
+  };
+  std::size_t bytes = 0;
+  const cublasLtMatmulAlgo_t start = timed.front().algo;
+  if (cublasLtMatmulAlgoCapGetAttribute(&start, CUBLASLT_ALGO_CAP_TILE_IDS, nullptr, 0, &bytes) !=
+      CUBLAS_STATUS_SUCCESS) {
+    return;
+  }
+  std::vector<std::uint32_t> tiles(bytes / sizeof(std::uint32_t));
+  cublasLtMatmulAlgoCapGetAttribute(&start, CUBLASLT_ALGO_CAP_TILE_IDS, tiles.data(), bytes,
+                                    &bytes);
+  for (std::uint32_t tile : tiles) {
+    cublasLtMatmulAlgo_t algo = start;
+    if (set(algo, CUBLASLT_ALGO_CONFIG_TILE_ID, tile)) attempt(algo);
+  }
+  std::sort(timed.begin(), timed.end());
+  const std::vector<Timed> bases(
+      timed.begin(),
+      timed.begin() + std::min<std::ptrdiff_t>(3, static_cast<std::ptrdiff_t>(timed.size())));
+  for (const Timed& base : bases) {
+    for (std::uint16_t cluster = CUBLASLT_CLUSTER_SHAPE_1x1x1;
+         cluster <= CUBLASLT_CLUSTER_SHAPE_2x4x1; ++cluster) {
+      for (std::uint32_t swizzle : {0u, 1u}) {
+        cublasLtMatmulAlgo_t algo = base.algo;
+        if (set(algo, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, cluster) &&
+            set(algo, CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING, swizzle)) {
+          attempt(algo);
+        }
+      }
+    }
+  }
+  std::sort(timed.begin(), timed.end());
+}
+
 void Matmul::tune(cudaStream_t stream, Plan& plan, const MatmulOperands& operands,
                   void* workspace) {
   std::vector<cublasLtMatmulHeuristicResult_t> found = candidates(plan);
@@ -197,22 +255,27 @@ void Matmul::tune(cudaStream_t stream, Plan& plan, const MatmulOperands& operand
   trial.d = scratch;
   if (own_aux) trial.aux = static_cast<std::byte*>(scratch) + d_bytes;
   if (own_bias) trial.bias = static_cast<std::byte*>(scratch) + d_bytes + aux_bytes;
-  std::vector<std::pair<double, std::size_t>> order;
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    order.emplace_back(time(stream, plan, found[i].algo, trial, workspace, kShortRepetitions), i);
+  std::vector<Timed> timed;
+  const auto measure = [&](const cublasLtMatmulAlgo_t& algo, int repetitions) {
+    return time(stream, plan, algo, trial, workspace, repetitions);
+  };
+  for (const auto& one : found) timed.push_back({measure(one.algo, kShortRepetitions), one.algo});
+  std::sort(timed.begin(), timed.end());
+  const double proposed = timed.front().seconds;
+  widen(plan, timed, measure);
+  timed.resize(std::min(timed.size(), kFinalists));
+  for (Timed& one : timed) one.seconds = measure(one.algo, kLongRepetitions);
+  std::sort(timed.begin(), timed.end());
+  if (std::getenv("PIPEMARK_TUNE_LOG") != nullptr) {
+    fmt::print(stderr, "{}: proposed {:.1f} us, chosen {:.1f} us\n", p.key(), proposed * 1e6,
+               timed.front().seconds * 1e6);
   }
-  std::sort(order.begin(), order.end());
-  order.resize(std::min(order.size(), kFinalists));
-  for (auto& [seconds, i] : order) {
-    seconds = time(stream, plan, found[i].algo, trial, workspace, kLongRepetitions);
-  }
-  std::sort(order.begin(), order.end());
   PIPEMARK_CUDA(cudaFree(scratch));
   plan.settled = true;
-  plan.supported = order.front().first < std::numeric_limits<double>::infinity();
+  plan.supported = timed.front().seconds < std::numeric_limits<double>::infinity();
   if (!plan.supported) return;
-  plan.algo = found[order.front().second].algo;
-  plan.seconds = order.front().first;
+  plan.algo = timed.front().algo;
+  plan.seconds = timed.front().seconds;
   AlgoCache::Entry entry{plan.seconds, {}};
   static_assert(sizeof(entry.words) == sizeof(plan.algo.data));
   std::memcpy(entry.words.data(), plan.algo.data, sizeof(entry.words));
@@ -248,9 +311,10 @@ bool Matmul::run(cudaStream_t stream, const MatmulProblem& problem, const Matmul
   return true;
 }
 
-double Matmul::tuned_seconds(const MatmulProblem& problem) const {
-  const auto at = plans_.find(problem.key());
-  return at == plans_.end() ? 0.0 : at->second.seconds;
+double Matmul::seconds(cudaStream_t stream, const MatmulProblem& problem,
+                       const MatmulOperands& operands, void* workspace) {
+  const Plan& chosen = plan(stream, problem, operands, workspace);
+  return chosen.supported ? chosen.seconds : std::numeric_limits<double>::infinity();
 }
 
 }  // namespace pipemark::cuda

@@ -7,6 +7,7 @@
 #include <cublasLt.h>
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -56,15 +57,24 @@ class Matmul {
   /// epilogue). `workspace` holds kWorkspaceBytes.
   bool run(cudaStream_t stream, const MatmulProblem& problem, const MatmulOperands& operands,
            void* workspace);
-  /// Seconds of the chosen algorithm when it was timed; 0 when it was not.
-  double tuned_seconds(const MatmulProblem& problem) const;
+  /// Seconds of the chosen algorithm, tuned first where that can be; 0 where it can't (under
+  /// capture), infinity where there is none.
+  double seconds(cudaStream_t stream, const MatmulProblem& problem, const MatmulOperands& operands,
+                 void* workspace);
   AlgoCache& cache() { return cache_; }
 
  private:
   struct Plan;
+  struct Timed {
+    double seconds;
+    cublasLtMatmulAlgo_t algo;
+    bool operator<(const Timed& other) const { return seconds < other.seconds; }
+  };
+  using Measure = std::function<double(const cublasLtMatmulAlgo_t&, int repetitions)>;
   Plan& plan(cudaStream_t stream, const MatmulProblem& problem, const MatmulOperands& operands,
              void* workspace);
   std::vector<cublasLtMatmulHeuristicResult_t> candidates(const Plan& plan) const;
+  void widen(const Plan& plan, std::vector<Timed>& timed, const Measure& measure) const;
   void tune(cudaStream_t stream, Plan& plan, const MatmulOperands& operands, void* workspace);
   cublasStatus_t execute(cudaStream_t stream, const Plan& plan, const cublasLtMatmulAlgo_t& algo,
                          const MatmulOperands& operands, void* workspace) const;

@@ -171,6 +171,23 @@ TEST_F(CudaOpsTest, SoftmaxCrossEntropy) {
   }
 }
 
+/// By chunks of rows (128 at least), the last one short, against the two calls it stands for.
+TEST_F(CudaOpsTest, LinearSoftmaxCrossEntropy) {
+  constexpr int N = 300, C = 64, V = 50000, Vp = 50048;
+  const Floats x = draw(N * C, 1), w = draw(std::int64_t{Vp} * C, 2, 0.1f);
+  const auto targets = draw_tokens(N, V, 3);
+  const auto run = [&](Side& s) {
+    s.workspace({1, N, C, 1}, Vp);
+    const Tensor logits = s.act_out(std::int64_t{N} * Vp), losses = s.f32_out(N);
+    s.ops.linear_softmax_cross_entropy(s.stream, {N, C, Vp}, s.act(x), s.act(w), logits,
+                                       s.i32(targets), losses, V, 0.5f, true);
+    return Outputs{s.read(logits), s.read(losses)};
+  };
+  // The logits, rounded to bf16 before the softmax, are up to about 4: u 4 on each exponent, and u
+  // for the result.
+  compare(run, {{"dlogits", bf16_bound(5)}, {"losses", bf16_bound(1)}});
+}
+
 TEST_F(CudaOpsTest, Attention) {
   for (const auto& [B, T, H, D] : {std::tuple{2, 128, 3, 64},
                                    {1, 200, 2, 64},
