@@ -27,6 +27,9 @@ struct ScheduleRequest {
   std::vector<double> memory_limits;
   /// zb-auto only: what is held of an activation after I until W, as a part of it.
   double deferred_share = kDeferredShare;
+  /// zb-auto only: whether the schedule must pass validate()'s rendezvous model. Empty: it must when
+  /// no cost is given; else one that doesn't is taken where its bubble is smaller.
+  std::optional<bool> rendezvous;
   /// zb-auto only: "linear", "v" (two chunks) or "bidirectional"; empty: linear, or "v" when chunks
   /// is 2.
   std::string placement;

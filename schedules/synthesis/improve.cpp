@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "schedules/synthesis/handshake.hpp"
+
 namespace pipemark::synthesis {
 namespace {
 
@@ -41,10 +43,12 @@ class Search {
         eval_(evaluator),
         orders_(orders),
         options_(options),
+        handshake_(p),
         random_(options.seed),
         // Two values nearer than this are equal: sums of n times differ by rounding only.
         tie_(1e-9),
-        position_(p.tasks(), -1) {}
+        position_(p.tasks(), -1),
+        held_after_(p.tasks(), 0.0) {}
 
   double run() {
     eval_.run(orders_, now_);
@@ -55,21 +59,19 @@ class Search {
     for (int r = 0; r < p_.ranks(); ++r) index(r, 0, static_cast<int>(orders_[r].size()) - 1);
     refresh();
     const int limit = eval_.evaluations() + options_.evaluations;
-    int misses = 0;
-    for (long step = 0; eval_.evaluations() < limit; ++step) {
-      if (best_value <= options_.enough + tie_ || misses > 20000) break;
+    // Moves that the estimate refuses are cheap, not free: they are bounded too.
+    const long most_steps = 20L * options_.evaluations;
+    for (long step = 0; eval_.evaluations() < limit && step < most_steps; ++step) {
+      if (best_value <= options_.enough + tie_) break;
       const double allowed = std::max(past[step % past.size()], now_.value) + tie_;
       const Move move = pick();
-      if (move.rank < 0 || !allowed_in_order(move) || estimate(move) > allowed) {
-        ++misses;
-        continue;
-      }
+      if (move.rank < 0 || !allowed_in_order(move) || estimate(move) > allowed) continue;
       apply(move);
       eval_.run(orders_, next_);
-      if (!next_.complete || next_.value > allowed) {
+      if (!next_.complete || next_.value > allowed ||
+          (options_.handshake && !handshake_.passes(orders_))) {
         apply({move.rank, move.to, move.from});
       } else {
-        misses = 0;
         std::swap(now_, next_);
         refresh();
         if (now_.value < best_value - tie_) best_value = now_.value, best = orders_;
@@ -81,8 +83,14 @@ class Search {
   }
 
  private:
+  /// Positions, and memory held after each task, of a part of a rank's order.
   void index(int r, int first, int last) {
-    for (int at = first; at <= last; ++at) position_[orders_[r][at]] = at;
+    const std::vector<int>& order = orders_[r];
+    double held = first > 0 ? held_after_[order[first - 1]] : 0;
+    for (int at = first; at <= last; ++at) {
+      position_[order[at]] = at;
+      held_after_[order[at]] = held += p_.memory_change(p_.op_of(order[at]));
+    }
   }
 
   /// Tails and the critical blocks of now_.
@@ -141,15 +149,12 @@ class Search {
     const std::vector<int>& order = orders_[move.rank];
     const int task = order[move.from], op = p_.op_of(task), k = p_.number_of(task);
     const int step = move.to > move.from ? 1 : -1;
-    const bool weight = op % 3 == 2, same_w = !weight;
     for (int at = move.from + step;; at += step) {
       const int other = order[at], other_op = p_.op_of(other);
       if (other_op == op) return false;
       if (p_.number_of(other) == k) {
         if (eval_.input(task) == other || eval_.input(other) == task) return false;
-        if (weight && other_op == op - 1) return false;
-        if (same_w && op % 3 == 1 && other_op == op + 1) return false;
-        // An I of the same stage: F -> I by the chain.
+        // F, I and W of one stage keep their order.
         if (other_op / 3 == op / 3) return false;
       }
       if (at == move.to) break;
@@ -165,7 +170,7 @@ class Search {
     if (later ? change >= 0 : change <= 0) return true;
     const std::vector<int>& order = orders_[move.rank];
     const int low = std::min(move.from, move.to);
-    double held = held_before(move.rank, low);
+    double held = low > 0 ? held_after_[order[low - 1]] : 0;
     const double room = p_.capacity[move.rank] + kMemorySlack;
     if (!later) {
       held += change;
@@ -176,12 +181,6 @@ class Search {
       if (held > room) return false;
     }
     return true;
-  }
-
-  double held_before(int r, int at) const {
-    double held = 0;
-    for (int i = 0; i < at; ++i) held += p_.memory_change(p_.op_of(orders_[r][i]));
-    return held;
   }
 
   /// The longest way through the tasks that move, with heads and tails outside unchanged: a lower
@@ -242,11 +241,12 @@ class Search {
   Evaluator& eval_;
   Orders& orders_;
   const ImproveOptions& options_;
+  Handshake handshake_;
   Random random_;
   double tie_;
   Times now_, next_;
   std::vector<int> position_, window_;
-  std::vector<double> tail_, ends_;
+  std::vector<double> held_after_, tail_, ends_;
   std::vector<Block> blocks_;
 };
 

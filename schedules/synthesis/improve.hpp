@@ -12,6 +12,7 @@ namespace pipemark::synthesis {
 
 struct ImproveOptions {
   int evaluations = 2000;  ///< full evaluations, accepted or not
+  bool handshake = true;   ///< accept only orders that pass Handshake; the given ones must
   int history = 50;        ///< steps that late acceptance looks back
   double enough = -1e300;  ///< stop at this value: a lower bound
   std::uint64_t seed = 1;

@@ -7,6 +7,7 @@
 #include "schedules/synthesis/bound.hpp"
 #include "schedules/synthesis/construct.hpp"
 #include "schedules/synthesis/evaluate.hpp"
+#include "schedules/synthesis/handshake.hpp"
 #include "schedules/synthesis/improve.hpp"
 #include "schedules/synthesis/problem.hpp"
 
@@ -17,6 +18,8 @@ using namespace synthesis;
 
 /// A value within this part of the bound has met it: sums of times in another order.
 constexpr double kMet = 1e-9;
+/// What an order must gain, as a part of the span, to be taken although it fails the handshake.
+constexpr double kWorthStuck = 1e-4;
 
 struct Candidate {
   Orders orders;
@@ -84,42 +87,72 @@ std::vector<Rules> pace_rules(const Problem& problem) {
   return grid;
 }
 
-/// The best `kept` of what was tried, best first, equal values once.
+/// The best of what was tried: those that pass the handshake, and those that don't yet.
 class Podium {
  public:
   Podium(const Problem& problem, Evaluator& evaluator, double met, std::size_t kept)
-      : problem_(problem), evaluator_(evaluator), met_(met), kept_(kept) {}
+      : problem_(problem), evaluator_(evaluator), met_(met), kept_(kept), handshake_(problem) {}
 
   bool met() const { return !best_.empty() && best_.front().value <= met_; }
   const std::vector<Candidate>& best() const { return best_; }
+  const std::vector<Candidate>& stuck() const { return stuck_; }
 
   void attempt(const Rules& rules) {
     if (met()) return;
     Candidate candidate{construct(problem_, rules), rules, 0, 0};
-    evaluator_.run(candidate.orders, times_);
-    check(times_.complete, "synthesize: a constructed order deadlocks");
-    candidate.value = times_.value, candidate.makespan = times_.makespan;
-    const auto place = std::find_if(best_.begin(), best_.end(), [&](const Candidate& other) {
-      return !other.better_than(candidate);
-    });
-    if (place != best_.end() && !candidate.better_than(*place)) return;
-    best_.insert(place, std::move(candidate));
-    if (best_.size() > kept_) best_.pop_back();
+    measure(candidate);
+    if (belongs(candidate, best_) && handshake_.passes(candidate.orders)) {
+      add(std::move(candidate), best_);
+    } else if (belongs(candidate, stuck_)) {
+      add(std::move(candidate), stuck_);
+    }
+  }
+
+  /// Repairs those that don't pass, in both ways.
+  void repair() {
+    for (const Candidate& stuck : stuck_) {
+      for (const bool by_receiver : {true, false}) {
+        Candidate candidate = stuck;
+        if (!handshake_.repair(candidate.orders, by_receiver)) continue;
+        if (!fits_memory(problem_, candidate.orders)) continue;
+        measure(candidate);
+        if (belongs(candidate, best_)) add(std::move(candidate), best_);
+      }
+    }
   }
 
  private:
+  void measure(Candidate& candidate) {
+    evaluator_.run(candidate.orders, times_);
+    check(times_.complete, "synthesize: an order deadlocks");
+    candidate.value = times_.value, candidate.makespan = times_.makespan;
+  }
+  static std::vector<Candidate>::const_iterator place(const Candidate& candidate,
+                                                      const std::vector<Candidate>& list) {
+    return std::find_if(list.begin(), list.end(),
+                        [&](const Candidate& other) { return !other.better_than(candidate); });
+  }
+  bool belongs(const Candidate& candidate, const std::vector<Candidate>& list) const {
+    const auto at = place(candidate, list);
+    return at == list.end() ? list.size() < kept_ : candidate.better_than(*at);
+  }
+  void add(Candidate candidate, std::vector<Candidate>& list) const {
+    const auto at = place(candidate, list);
+    list.insert(at, std::move(candidate));
+    if (list.size() > kept_) list.pop_back();
+  }
+
   const Problem& problem_;
   Evaluator& evaluator_;
   double met_;
   std::size_t kept_;
+  Handshake handshake_;
   Times times_;
-  std::vector<Candidate> best_;
+  std::vector<Candidate> best_, stuck_;  ///< best first, equal values once
 };
 
 /// Every pace with a few ways to fill gaps, then every way to fill gaps with the best paces.
-std::vector<Candidate> construct_best(const Problem& problem, const Bound& bound,
-                                      Evaluator& evaluator, std::size_t keep) {
-  Podium podium(problem, evaluator, kMet * bound.span, keep);
+void construct_best(const Problem& problem, const Bound& bound, Podium& podium) {
   const std::vector<Rules> gaps = gap_rules(problem, bound), paces = pace_rules(problem);
   const auto attempt = [&](Rules pace, const Rules& gap) {
     pace.fill = gap.fill, pace.span = gap.span;
@@ -132,12 +165,45 @@ std::vector<Candidate> construct_best(const Problem& problem, const Bound& bound
   for (const Candidate& candidate : first_pass) {
     for (std::size_t g = 3; g < gaps.size(); ++g) attempt(candidate.rules, gaps[g]);
   }
-  return podium.best();
+  if (!podium.met()) podium.repair();
 }
 
 int default_budget(const Problem& problem) {
   // About 2 x 10^8 task evaluations: a second or two.
   return std::clamp(200'000'000 / std::max(1, problem.tasks()), 2'000, 60'000);
+}
+
+/// Local search from each candidate; the best of all.
+Candidate improve_all(const Problem& problem, const Bound& bound, Evaluator& evaluator,
+                      const std::vector<Candidate>& candidates, bool handshake, int budget) {
+  Candidate best = candidates.front();
+  ImproveOptions options;
+  options.evaluations = budget / static_cast<int>(candidates.size());
+  options.enough = kMet * bound.span;
+  options.handshake = handshake;
+  Times times;
+  for (Candidate candidate : candidates) {
+    if (best.value <= options.enough) break;
+    candidate.value = improve(problem, evaluator, candidate.orders, options);
+    ++options.seed;
+    evaluator.run(candidate.orders, times);
+    candidate.makespan = times.makespan;
+    if (candidate.better_than(best)) best = candidate;
+  }
+  return best;
+}
+
+Candidate search(const Problem& problem, const Bound& bound, Evaluator& evaluator,
+                 bool must_handshake, int budget) {
+  constexpr std::size_t kKept = 6;
+  const double met = kMet * bound.span;
+  Podium podium(problem, evaluator, met, kKept);
+  construct_best(problem, bound, podium);
+  check(!podium.best().empty(), "synthesize: no order passes the handshake");
+  Candidate best = improve_all(problem, bound, evaluator, podium.best(), true, budget);
+  if (must_handshake || best.value <= met || podium.stuck().empty()) return best;
+  const Candidate free = improve_all(problem, bound, evaluator, podium.stuck(), false, budget);
+  return free.value < best.value - kWorthStuck * bound.span ? free : best;
 }
 
 }  // namespace
@@ -146,26 +212,15 @@ Synthesis synthesize(const ScheduleRequest& request, const SynthesisOptions& opt
   const Problem problem = make_problem(request);
   const Bound bound = lower_bound(problem);
   Evaluator evaluator(problem, make_objective(problem, bound));
-  std::vector<Candidate> candidates = construct_best(problem, bound, evaluator, 6);
-
   const int budget = options.evaluations > 0 ? options.evaluations : default_budget(problem);
-  Times times;
-  Candidate best = candidates.front();
-  for (std::size_t c = 0; c < candidates.size() && best.value > kMet * bound.span; ++c) {
-    ImproveOptions improving;
-    improving.evaluations = budget / static_cast<int>(candidates.size());
-    improving.enough = kMet * bound.span;
-    improving.seed = c + 1;
-    Candidate& candidate = candidates[c];
-    candidate.value = improve(problem, evaluator, candidate.orders, improving);
-    evaluator.run(candidate.orders, times);
-    candidate.makespan = times.makespan;
-    if (candidate.better_than(best)) best = candidate;
-  }
+  const bool must_handshake = request.rendezvous.value_or(!request.cost);
+  const Candidate best = search(problem, bound, evaluator, must_handshake, budget);
 
   check(fits_memory(problem, best.orders), "synthesize: an order exceeds its rank's memory");
+  Times times;
   evaluator.run(best.orders, times);
   Synthesis result;
+  result.rendezvous = Handshake(problem).passes(best.orders);
   result.schedule = to_schedule(problem, best.orders);
   result.makespan = times.makespan, result.span = times.span;
   result.lower_bound = bound.makespan, result.span_lower_bound = bound.span;

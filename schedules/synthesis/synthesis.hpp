@@ -7,6 +7,10 @@
 // schedule. What is minimised is the larger of two excesses, that of the longest single-rank span
 // and that of the makespan, each over its lower bound; a tie goes to the smaller makespan.
 //
+// Schedules that pass the rendezvous model of validate.hpp are preferred, and the only ones where
+// the request says so; else one that doesn't (it sends further ahead, which the executor allows) is
+// taken where it is better by more than 10^-4 of the span.
+//
 // Memory is counted as the zero-bubble papers do: F takes 1, I frees 1 - deferred_share, W the
 // rest. With deferred_share = 1 (whole until W, as simulate() reports peaks) their ZB-2p can't be
 // had: deferring (P-1)(F+I+2c)/W weight gradients on the last rank, which a zero bubble needs,
@@ -31,6 +35,7 @@ struct Synthesis {
   double span = 0;                  ///< the longest single-rank span
   double span_lower_bound = 0;      ///< no schedule has a smaller longest span
   std::vector<double> peak_memory;  ///< by rank, in the unit of memory_limit and by deferred_share
+  bool rendezvous = true;           ///< whether it passes validate()'s rendezvous model
   int evaluations = 0;
 
   /// How far the makespan may be above the best possible, as a part of the bound.
