@@ -51,7 +51,7 @@ class Simulator {
       ready_.pop_back();
       advance(rank);
     }
-    for (int r = 0; r < ranks; ++r) check_finished(r);
+    check_finished();
     return std::move(states_);
   }
 
@@ -139,7 +139,7 @@ class Simulator {
         if (!await(state, cell(a.stage_b, a.micro_batch_b), own)) return false;
         if (!await(state, backward_input(a.stage_b, a.micro_batch_b), ready)) return false;
         const PlacedStage& other = placed(a.replica_b, a.stage_b);
-        time = cost_.overlap * (stage.forward + other.input_grad + other.weight_grad);
+        time = cost_.overlap * (stage.forward + (other.input_grad + other.weight_grad));
         break;
       }
     }
@@ -178,12 +178,30 @@ class Simulator {
     }
   }
 
-  void check_finished(int rank) const {
+  bool is_stuck(int rank) const {
+    return states_[static_cast<std::size_t>(rank)].position <
+           schedule_.ranks[static_cast<std::size_t>(rank)].size();
+  }
+  /// A rank that waits for what no other stuck rank will send: the cause, where others only follow.
+  bool is_cause(int rank) const {
     const RankState& state = states_[static_cast<std::size_t>(rank)];
-    const auto& row = schedule_.ranks[static_cast<std::size_t>(rank)];
-    check(state.position == row.size(),
-          "{}: rank {} can never run its action {}, {}: an input does not come", schedule_.name,
-          rank, state.position, state.position < row.size() ? to_text(row[state.position]) : "");
+    const Action& a = schedule_.ranks[static_cast<std::size_t>(rank)][state.position];
+    const int stage = static_cast<int>(state.waiting_on % backward_ / micro_batches_);
+    const bool is_backward_half = a.kind == Kind::FB && stage >= a.stage_b;
+    const int sender =
+        schedule_.placement.rank_of(is_backward_half ? a.replica_b : a.replica, stage);
+    return sender == rank || !is_stuck(sender);
+  }
+  void check_finished() const {
+    int named = -1;
+    for (int r = schedule_.rank_count() - 1; r >= 0; --r) {
+      if (is_stuck(r) && (named < 0 || is_cause(r) || !is_cause(named))) named = r;
+    }
+    if (named < 0) return;
+    const std::size_t position = states_[static_cast<std::size_t>(named)].position;
+    throw LogicError(fmt::format(
+        "{}: rank {} can never run its action {}, {}: an input does not come", schedule_.name,
+        named, position, to_text(schedule_.ranks[static_cast<std::size_t>(named)][position])));
   }
 
   const Schedule& schedule_;

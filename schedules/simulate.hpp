@@ -1,5 +1,10 @@
 // simulate: a discrete-event run of a schedule under a CostModel. O(actions), no allocation per
 // action.
+//
+// An action starts when its rank is free and its inputs have arrived; a message leaves at the end
+// of the action that makes it, and its transfer overlaps everything. FB starts when both its inputs
+// are there, takes overlap x (F + B), and both its outputs leave at its end. Activations are live
+// from the start of F to the end of B, or of W where the backward is split.
 #pragma once
 
 #include <vector>
