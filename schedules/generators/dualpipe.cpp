@@ -6,8 +6,9 @@
 // the direction whose entry is nearer. F, I, W, B = I + W as everywhere (DeepSeek writes B for the
 // full backward too). FB(Fa, Bb) overlaps a forward of direction a with a backward of direction b.
 //
-// bubble (idle time of a rank): (H-1)(FB + B - 3W) as published, FB the time of an overlapped pair;
-// the simulator gives it where M and the times keep the middle ranks busy (see the tests).
+// Phases: dual_phases.hpp with H = P/2, N = M/2.
+// bubble (idle time of a rank): (H-1)(FB + B - 3W) as published, FB the time of an overlapped pair:
+// exact at F = I = W, elsewhere off by at most 2(H-1) times their largest difference (tests).
 // Peak activations: P+1 micro-batches of 1/P of the model; two copies of the parameters.
 #include <algorithm>
 
