@@ -75,11 +75,16 @@ class Builder {
     return std::max(free_[r], end_[p_.task(p_.input[op], done_[op])] + p_.message[op]);
   }
 
-  /// Room for one more activation of `slot`, with a place kept for each starved stage of the rank.
+  /// Room for one more activation of `slot`, with a whole place kept for each other stage of the
+  /// rank.
   bool has_room(int r, int slot) const {
-    int kept = 0;
+    double kept = 0;
     for (const int other : p_.slots[r]) {
-      if (other != slot && remains(3 * other) && done_[3 * other] == done_[3 * other + 2]) ++kept;
+      const int f = 3 * other;
+      if (other == slot || !remains(f)) continue;
+      const double held =
+          done_[f] - done_[f + 1] + p_.deferred_share * (done_[f + 1] - done_[f + 2]);
+      kept += std::max(0.0, 1 - held);
     }
     return held_[r] + kept + 1 <= p_.capacity[r] + kMemorySlack;
   }
