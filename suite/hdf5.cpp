@@ -18,7 +18,7 @@ constexpr hsize_t kChunkRows = 4096;
 Handle text_type(std::size_t width) {
   Handle type(PIPEMARK_HDF5_CHECK(H5Tcopy(H5T_C_S1)));
   PIPEMARK_HDF5_CHECK(H5Tset_size(type, std::max<std::size_t>(width, 1)));
-  PIPEMARK_HDF5_CHECK(H5Tset_strpad(type, H5T_STR_NULLPAD));
+  PIPEMARK_HDF5_CHECK(H5Tset_strpad(type, H5T_STR_NULLTERM));
   PIPEMARK_HDF5_CHECK(H5Tset_cset(type, H5T_CSET_UTF8));
   return type;
 }
@@ -131,11 +131,11 @@ void Hdf5File::write_attribute(const std::string& object, const char* name,
   // Attributes of an object header end at 64 KiB; what is longer is cut and says so.
   constexpr std::size_t kMost = 60000;
   const std::string kept = text.size() <= kMost ? text : text.substr(0, kMost) + "\n(cut here)";
-  const Handle at = open_object(file_, object), type = text_type(kept.size());
+  const Handle at = open_object(file_, object), type = text_type(kept.size() + 1);
   const Handle space(PIPEMARK_HDF5_CHECK(H5Screate(H5S_SCALAR)));
   const Handle attribute(
       PIPEMARK_HDF5_CHECK(H5Acreate2(at, name, type, space, H5P_DEFAULT, H5P_DEFAULT)));
-  PIPEMARK_HDF5_CHECK(H5Awrite(attribute, type, kept.empty() ? "\0" : kept.data()));
+  PIPEMARK_HDF5_CHECK(H5Awrite(attribute, type, kept.c_str()));
 }
 
 void Hdf5File::write_attribute(const std::string& object, const char* name, std::int64_t value) {
@@ -266,7 +266,7 @@ void pack_value(std::string& bytes, const ColumnType& type, std::int64_t value) 
 }
 void pack_value(std::string& bytes, const ColumnType&, double value) { append(bytes, value); }
 void pack_value(std::string& bytes, const ColumnType& type, const std::string& value) {
-  std::string text = value;
+  std::string text = value.substr(0, type.width - 1);  // the last byte ends it
   text.resize(type.width, '\0');
   bytes += text;
 }

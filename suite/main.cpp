@@ -26,8 +26,8 @@ void print_usage_error(const CLI::App& app, const CLI::ParseError& error, int ar
     if (word.rfind("--", 0) == 0) word = word.substr(0, word.find('='));
     const bool is_option = word.size() > 1 && word[0] == '-';
     const bool unknown = std::find(known.begin(), known.end(), word) == known.end();
-    if (unknown && (is_option || (chosen.empty() && i == 1)) &&
-        std::string(error.what()).find(word) != std::string::npos) {
+    const bool named = std::string(error.what()).find(word) != std::string::npos;
+    if (unknown && (is_option ? named : chosen.empty() && i == 1)) {
       print_error(
           fmt::format("{}: {} \"{}\" is not known", name, is_option ? "option" : "command", word),
           fmt::format("did you mean {}? {} --help lists what there is", nearest_name(word, known),

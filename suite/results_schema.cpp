@@ -5,7 +5,7 @@
 namespace pipemark {
 
 namespace {
-constexpr std::size_t kUuid = 36, kName = 32, kPath = 128, kText = 512;
+constexpr std::size_t kUuid = 40, kName = 32, kPath = 128, kText = 512;
 // h5py reads longer fixed text too, but a row of a compound with it is heavy: one text a run only.
 constexpr std::size_t kConfiguration = 4096;
 }  // namespace

@@ -65,7 +65,7 @@ class Sweep {
     run.row.cell = cell.index;
     run.row.repetition = block;
     run.row.factors = cell.factors;
-    if (cell.reference >= 0) judge(run, cell);
+    if (cell.reference >= 0 && run.row.complete) judge(run, cell);
     add(std::move(run), "cell");
     RunRow& row = record_.runs.back().row;
     const bool narrow = interval_of(cell.index).relative_half_width() <= plan_.rules.ci_half_width;

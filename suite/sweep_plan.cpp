@@ -122,7 +122,6 @@ SweepRules read_rules(const toml::table& sweep, const std::string& path) {
       unknown(origin, "rules." + name, known);
     }
   }
-  rules.max_repetitions = std::max(rules.max_repetitions, rules.repetitions);
   return rules;
 }
 
@@ -196,6 +195,7 @@ SweepPlan plan_sweep(const std::string& path, const std::string& output) {
   text << in.rdbuf();
   plan.text = text.str();
   plan.rules = read_rules(sweep, path);
+  plan.rules.max_repetitions = std::max(plan.rules.max_repetitions, plan.rules.repetitions);
   const std::filesystem::path beside(make_config(base).output.file);
   plan.output =
       !output.empty()

@@ -35,7 +35,7 @@ class Verifier {
     faults_.push_back(fmt::format("/runs[{}].{} {}", run_->row.run, member, what));
   }
   void equal(const char* member, double stored, double derived, const char* source) {
-    if (std::isnan(stored) && std::isnan(derived)) return;
+    if (stored == derived || (std::isnan(stored) && std::isnan(derived))) return;
     const double scale = std::max({std::abs(stored), std::abs(derived), 1e-12});
     if (!(std::abs(stored - derived) <= kRelative * scale)) {
       fault(member, fmt::format("is {} but {} gives {}", stored, source, derived));
