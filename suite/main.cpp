@@ -48,6 +48,8 @@ int run(int argc, char** argv) {
   app.require_subcommand(1);
   add_train_command(app, invocation);
   add_sweep_command(app, invocation);
+  add_schedule_command(app, invocation);
+  add_simulate_command(app, invocation);
   add_verify_command(app, invocation);
   try {
     app.parse(argc, argv);
