@@ -86,24 +86,4 @@ Partition partition_by_weight(const std::vector<double>& weights,
   return partition;
 }
 
-Partition make_partition(std::string_view balancer, const std::vector<LayerCost>& layers,
-                         int stages) {
-  if (balancer == "static-even") return partition_even(static_cast<int>(layers.size()), stages);
-  std::vector<double> weights;
-  if (balancer == "static-parameters") {
-    for (const auto& layer : layers) weights.push_back(static_cast<double>(layer.parameters));
-    return partition_by_weight(weights, stages);
-  }
-  if (balancer == "static-cost") {
-    for (const auto& layer : layers) weights.push_back(layer.total_s());
-    if (std::all_of(weights.begin(), weights.end(), [](double w) { return w <= 0; })) {
-      throw UserError("balancer \"static-cost\" needs measured layer times and got none",
-                      "train measures them before the first step; give a profile otherwise");
-    }
-    return partition_by_weight(weights, stages);
-  }
-  throw UserError(fmt::format("balancer.name = \"{}\" is not known", balancer),
-                  "known: static-even, static-parameters, static-cost");
-}
-
 }  // namespace pipemark

@@ -1,7 +1,6 @@
 // Static balancers: even, by parameters, by measured cost. Pure functions of the layers.
 #pragma once
 
-#include <string_view>
 #include <vector>
 
 #include "balancers/partition.hpp"
@@ -20,10 +19,5 @@ Partition partition_by_weight(const std::vector<double>& weights, int stages);
 /// The same where stage s runs at speeds[s] (> 0): minimises the largest weight / speed.
 Partition partition_by_weight(const std::vector<double>& weights,
                               const std::vector<double>& speeds);
-
-/// "static-even", "static-parameters", "static-cost". static-cost needs measured times (> 0);
-/// throws UserError with the nearest known name otherwise.
-Partition make_partition(std::string_view balancer, const std::vector<LayerCost>& layers,
-                         int stages);
 
 }  // namespace pipemark

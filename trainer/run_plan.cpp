@@ -6,7 +6,7 @@
 #include <charconv>
 #include <functional>
 
-#include "balancers/static.hpp"
+#include "balancers/balancer.hpp"
 #include "kernels/check.hpp"
 #include "schedules/catalogue.hpp"
 #include "schedules/validate.hpp"
@@ -109,7 +109,8 @@ Partition given_partition(const RunConfig& config, int stages) {
 }
 }  // namespace
 
-RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerCost>& layers) {
+RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerCost>& layers,
+                      const RankView& ranks) {
   ScheduleRequest request;
   request.ranks = config.parallel.pipeline;
   request.micro_batches = config.train.micro_batches;
@@ -133,9 +134,10 @@ RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerCost>& lay
                     "pipemark schedule NAME --check shows each fault with its place");
   }
   const int stages = plan.schedule.placement.stages;
-  plan.partition = config.balancer.partition.empty()
-                       ? make_partition(config.balancer.name, layers, stages)
-                       : given_partition(config, stages);
+  plan.partition =
+      config.balancer.partition.empty()
+          ? make_partition(config.balancer.name, layers, plan.schedule.placement, ranks)
+          : given_partition(config, stages);
   plan.checkpointed = checkpointed_stages(config.train.checkpointing, stages);
   plan.shape = micro_batch_shape(config);
   return plan;

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "balancers/partition.hpp"
+#include "balancers/balancer.hpp"
 #include "schedules/schedule.hpp"
 #include "trainer/config.hpp"
 #include "trainer/gpt_stage.hpp"
@@ -38,7 +38,8 @@ struct RunPlan {
 std::vector<LayerCost> layer_parameter_costs(const ModelConfig& model);
 
 /// Makes the schedule, proves it by validate() and cuts the model. `layers` has times where the
-/// balancer needs them.
-RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerCost>& layers);
+/// balancer needs them; `ranks` says how fast each pipeline rank is where that is known.
+RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerCost>& layers,
+                      const RankView& ranks = {});
 
 }  // namespace pipemark

@@ -33,8 +33,6 @@ auto together(Cluster& cluster, Make make) -> decltype(make()) {
   return made;
 }
 
-bool needs_layer_times(const RunConfig& config) { return config.balancer.name == "static-cost"; }
-
 RunConfig checked(const RunConfig& config, int ranks) {
   check_config(config, ranks);
   return config;
@@ -55,10 +53,10 @@ Trainer::Impl::Impl(Cluster& cluster, const RunConfig& config, const PaceProfile
                                                                    config.train.seed);
                                 }))),
       layer_costs_(
-          needs_layer_times(config)
+          balancer_needs_times(config.balancer.name)
               ? measure_layer_times(*ops_, config.model, micro_batch_shape(config), cluster.world())
               : layer_parameter_costs(config.model)),
-      plan_(make_run_plan(config, layer_costs_)),
+      plan_(make_run_plan(config, layer_costs_, {pace ? pace->speed : std::vector<double>()})),
       step_plan_(plan_step(plan_.schedule, grid_.pipeline_rank)),
       forward_plan_(
           plan_forward(plan_.schedule.placement, plan_.shape.micro_batches, grid_.pipeline_rank)),

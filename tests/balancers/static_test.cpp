@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <random>
 
+#include "balancers/balancer.hpp"
 #include "kernels/check.hpp"
 
 namespace pipemark {
@@ -71,9 +72,10 @@ TEST(Static, ByWeightAndSpeedGivesTheFasterStageMore) {
 
 TEST(Static, MakePartitionRefusesUnknownNamesAndMissingTimes) {
   const std::vector<LayerCost> layers{{"embedding", 10, 0, 0, 0}, {"head", 10, 0, 0, 0}};
-  EXPECT_THROW(make_partition("static-evn", layers, 2), UserError);
-  EXPECT_THROW(make_partition("static-cost", layers, 2), UserError);
-  EXPECT_EQ(make_partition("static-parameters", layers, 2).first, (std::vector<int>{0, 1, 2}));
+  EXPECT_THROW(make_partition("static-evn", layers, Placement::linear(2)), UserError);
+  EXPECT_THROW(make_partition("static-cost", layers, Placement::linear(2)), UserError);
+  EXPECT_EQ(make_partition("static-parameters", layers, Placement::linear(2)).first,
+            (std::vector<int>{0, 1, 2}));
 }
 
 }  // namespace

@@ -1,0 +1,66 @@
+// pipemark_balancers_bench: time of a plan. The exact chain partition must stay far below a step,
+// so that it can be the yardstick of every other balancer.
+#include <benchmark/benchmark.h>
+
+#include <random>
+
+#include "balancers/optimal.hpp"
+
+namespace pipemark {
+
+namespace {
+
+/// Layers that differ by up to 4x on devices of `kinds` speeds.
+ChainCosts random_costs(int layers, int devices, int kinds) {
+  std::mt19937 random(1);
+  std::uniform_real_distribution<double> layer_s(1, 4), speed(0.5, 2);
+  std::vector<LayerCost> chain(static_cast<std::size_t>(layers));
+  for (auto& layer : chain) layer.forward_s = layer_s(random);
+  std::vector<double> kind_speeds(static_cast<std::size_t>(kinds)), speeds;
+  for (double& s : kind_speeds) s = speed(random);
+  for (int d = 0; d < devices; ++d)
+    speeds.push_back(kind_speeds[static_cast<std::size_t>(d % kinds)]);
+  return ChainCosts::of(chain, speeds);
+}
+
+ChainCosts costs_of(const benchmark::State& state) {
+  return random_costs(static_cast<int>(state.range(0)), static_cast<int>(state.range(1)),
+                      static_cast<int>(state.range(2)));
+}
+
+void optimal_chain(benchmark::State& state) {
+  const ChainCosts costs = costs_of(state);
+  const Placement placement = Placement::linear(costs.devices());
+  for (auto _ : state) benchmark::DoNotOptimize(optimal_partition(costs, placement).bottleneck_s);
+}
+
+void optimal_bidirectional(benchmark::State& state) {
+  const ChainCosts costs = costs_of(state);
+  const Placement placement = Placement::bidirectional(costs.devices());
+  for (auto _ : state) benchmark::DoNotOptimize(optimal_partition(costs, placement).bottleneck_s);
+}
+
+void optimal_any_order(benchmark::State& state) {
+  const ChainCosts costs = costs_of(state);
+  double gap = 0;
+  for (auto _ : state) gap = optimal_order(costs).gap();
+  state.counters["gap_percent"] = 100 * gap;
+}
+
+// Arguments: layers, devices, kinds of devices.
+BENCHMARK(optimal_chain)->Args({128, 32, 32})->Args({50, 8, 8})->Unit(benchmark::kMicrosecond);
+BENCHMARK(optimal_bidirectional)
+    ->Args({128, 32, 32})
+    ->Args({50, 8, 8})
+    ->Unit(benchmark::kMicrosecond);
+BENCHMARK(optimal_any_order)
+    ->Args({128, 12, 12})
+    ->Args({128, 32, 3})
+    ->Args({128, 32, 32})
+    ->Unit(benchmark::kMillisecond);
+
+}  // namespace
+
+}  // namespace pipemark
+
+BENCHMARK_MAIN();
