@@ -97,6 +97,28 @@ inline OpCost softmax_cross_entropy(std::int64_t rows, int vocabulary_padded, do
   const double size = double(rows) * vocabulary_padded;
   return {5 * size, 2 * size * act + rows * (kToken + kFp32)};
 }
+/// Softmax, and a pass over E for each of the k choices.
+inline OpCost router_forward(const RouterShape& s, double act) {
+  const double size = double(s.rows) * s.experts, chosen = double(s.rows) * s.top_k;
+  return {5 * size + chosen * s.experts,
+          size * (act + kFp32) + s.experts * kFp32 + 2 * chosen * kFp32};
+}
+inline OpCost router_backward(const RouterShape& s, double act) {
+  const double size = double(s.rows) * s.experts, chosen = double(s.rows) * s.top_k;
+  return {6 * size, size * (act + kFp32) + 3 * chosen * kFp32};
+}
+inline OpCost gather_rows(std::int64_t count, int channels, double act) {
+  return {0, 2.0 * count * channels * act + count * kToken};
+}
+inline OpCost combine_rows(std::int64_t rows, int top_k, int channels, double act) {
+  const double size = double(rows) * channels, chosen = double(rows) * top_k;
+  return {2 * size * top_k, size * (top_k + 1) * act + chosen * (kToken + kFp32)};
+}
+inline OpCost combine_rows_backward(std::int64_t rows, int top_k, int channels, double act) {
+  const double size = double(rows) * channels, chosen = double(rows) * top_k;
+  return {3 * size * top_k, size * (2 * top_k + 1) * act + chosen * (kToken + 2 * kFp32)};
+}
+
 inline OpCost add_scaled_sum(std::int64_t count) {
   return {double(count), count * kFp32 + 2 * kFp32};
 }

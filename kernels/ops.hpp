@@ -3,12 +3,12 @@
 // weights, fp32 accumulation, statistics, gradients of weights, master weights and moments).
 //
 // Legend: B sequences of a micro-batch, T tokens of a sequence, C channels, H heads, D = C / H head
-// size, V vocabulary, Vp vocabulary padded, N = B T rows. `act` is activation_dtype(). All matrices
-// are row-major; a linear layer is y[N, Cout] = x[N, Cin] w[Cout, Cin]^T + b[Cout], as PyTorch's.
-// FLOPs count a multiply-add as 2. Gradients of weights (dw, db) are fp32 and are ADDED to;
-// gradients of activations are written. FLOPs and bytes of each call are functions in
-// kernels/op_cost.hpp. On the host backends a token or target that is not below V is a broken
-// contract (LogicError).
+// size, V vocabulary, Vp vocabulary padded, N = B T rows, E experts of which a row takes k. `act`
+// is activation_dtype(). All matrices are row-major; a linear layer is y[N, Cout] = x[N, Cin]
+// w[Cout, Cin]^T + b[Cout], as PyTorch's. FLOPs count a multiply-add as 2. Gradients of weights
+// (dw, db) are fp32 and are ADDED to; gradients of activations are written. FLOPs and bytes of each
+// call are functions in kernels/op_cost.hpp. On the host backends a token or target that is not
+// below V is a broken contract (LogicError).
 #pragma once
 
 #include <cstdint>
@@ -31,6 +31,22 @@ struct AttentionShape {
   int tokens = 0;    ///< T
   int channels = 0;  ///< C
   int heads = 0;     ///< H, divides C
+};
+
+/// A router over E experts of which each row takes k.
+struct RouterShape {
+  std::int64_t rows = 0;  ///< N
+  int tokens = 0;         ///< T: rows of a sequence
+  int experts = 0;        ///< E
+  int top_k = 0;          ///< k
+};
+
+/// G linear layers of one shape side by side, each on its own rows.
+struct GroupedShape {
+  std::span<const std::int64_t> offsets;  ///< G + 1: group g has rows [offsets[g], offsets[g + 1])
+  int in = 0, out = 0;
+  std::int64_t stride = 0;  ///< elements from a group's weight (or bias) to the next group's
+  int groups() const { return static_cast<int>(offsets.size()) - 1; }
 };
 
 /// A contiguous part of a stage's flat parameter buffer: one parameter tensor.
@@ -131,6 +147,41 @@ class Ops {
     softmax_cross_entropy(stream, logits, targets_i32, losses, shape.rows, vocabulary, shape.out,
                           scale, with_gradient);
   }
+
+  /// probabilities[N, E] (fp32) = softmax(logits[N, E]); chosen[N, k] (i32) = the k experts of
+  /// highest probability + bias, best first, the lower index on a tie; gates[N, k] (fp32) = their
+  /// probabilities, divided by their sum when k > 1. `bias` (fp32) has E elements, or N E for a
+  /// bias of each row's own, and steers the choice only. About 5 N E FLOPs.
+  virtual void router_forward(Stream, RouterShape, Tensor logits, Tensor bias, Tensor probabilities,
+                              Tensor chosen_i32, Tensor gates) = 0;
+  /// dlogits[N, E] from dgates[N, k]; `balance` (fp32, [N / T, E], may be empty) is added to the
+  /// gradient of each probability of its sequence. About 6 N E FLOPs.
+  virtual void router_backward(Stream, RouterShape, Tensor probabilities, Tensor chosen_i32,
+                               Tensor gates, Tensor dgates, Tensor balance, Tensor dlogits) = 0;
+  /// out[m, :] = x[index[m], :], or 0 where the index is -1; m < count.
+  virtual void gather_rows(Stream, Tensor x, Tensor index_i32, Tensor out, std::int64_t count,
+                           int channels) = 0;
+  /// y[n, :] = sum over j < k of gates[n, j] rows[place[n, j], :], in this order; a place of -1
+  /// counts 0, empty gates count 1. 2 N k C FLOPs.
+  virtual void combine_rows(Stream, Tensor rows, Tensor place_i32, Tensor gates, Tensor y,
+                            std::int64_t count, int top_k, int channels) = 0;
+  /// drows[place[n, j], :] = gates[n, j] dy[n, :]; dgates[n, j] = dy[n, :] . rows[place[n, j], :],
+  /// or 0 where the place is -1. 3 N k C FLOPs.
+  virtual void combine_rows_backward(Stream, Tensor dy, Tensor rows, Tensor place_i32, Tensor gates,
+                                     Tensor drows, Tensor dgates, std::int64_t count, int top_k,
+                                     int channels) = 0;
+
+  /// The linear operations above for each group of rows with its own weight. `w`, `b`, `dw` and
+  /// `db` begin at the first group's. Here they go group by group; a backend may do better.
+  virtual void grouped_linear_forward(Stream, GroupedShape, Tensor x, Tensor w, Tensor b, Tensor y);
+  virtual void grouped_linear_gelu_forward(Stream, GroupedShape, Tensor x, Tensor w, Tensor b,
+                                           Tensor pre, Tensor y);
+  virtual void grouped_linear_backward_input(Stream, GroupedShape, Tensor dy, Tensor w, Tensor dx);
+  virtual void grouped_linear_gelu_backward_input(Stream, GroupedShape, Tensor dy, Tensor w,
+                                                  Tensor pre, Tensor dpre);
+  virtual void grouped_linear_backward_weight(Stream, GroupedShape, Tensor dy, Tensor x, Tensor dw,
+                                              Tensor db);
+
   /// *sum += scale * sum of x[0..count): fp32 in, one fp32 out, in a fixed order.
   virtual void add_scaled_sum(Stream, Tensor x, std::int64_t count, float scale, Tensor sum) = 0;
 

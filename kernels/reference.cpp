@@ -254,6 +254,93 @@ class ReferenceOps final : public Ops {
     }
   }
 
+  void router_forward(Stream, RouterShape s, Tensor logits, Tensor bias, Tensor probabilities,
+                      Tensor chosen_i32, Tensor gates) override {
+    for (std::int64_t n = 0; n < s.rows; ++n) {
+      const float* x = logits.f32() + n * s.experts;
+      const float* b = bias.f32() + (bias.size == s.experts ? 0 : n * s.experts);
+      float* p = probabilities.f32() + n * s.experts;
+      const double largest = *std::max_element(x, x + s.experts);
+      double sum = 0, taken = 0;
+      for (int e = 0; e < s.experts; ++e) sum += std::exp(x[e] - largest);
+      std::vector<int> order(s.experts);
+      for (int e = 0; e < s.experts; ++e) {
+        p[e] = static_cast<float>(std::exp(x[e] - largest) / sum);
+        order[e] = e;
+      }
+      std::stable_sort(order.begin(), order.end(),
+                       [&](int l, int r) { return p[l] + b[l] > p[r] + b[r]; });
+      for (int j = 0; j < s.top_k; ++j) taken += p[order[j]];
+      for (int j = 0; j < s.top_k; ++j) {
+        chosen_i32.i32()[n * s.top_k + j] = order[j];
+        gates.f32()[n * s.top_k + j] =
+            static_cast<float>(s.top_k > 1 ? p[order[j]] / taken : p[order[j]]);
+      }
+    }
+  }
+
+  void router_backward(Stream, RouterShape s, Tensor probabilities, Tensor chosen_i32, Tensor gates,
+                       Tensor dgates, Tensor balance, Tensor dlogits) override {
+    for (std::int64_t n = 0; n < s.rows; ++n) {
+      const float* p = probabilities.f32() + n * s.experts;
+      std::vector<double> dp(s.experts, 0.0);
+      double taken = 0, along = 0, mean = 0;
+      for (std::int64_t i = n * s.top_k; i < (n + 1) * s.top_k; ++i) {
+        taken += p[chosen_i32.i32()[i]];
+        along += double{dgates.f32()[i]} * gates.f32()[i];
+      }
+      for (std::int64_t i = n * s.top_k; i < (n + 1) * s.top_k; ++i) {
+        const double dgate = dgates.f32()[i];
+        dp[chosen_i32.i32()[i]] = s.top_k > 1 ? (dgate - along) / taken : dgate;
+      }
+      for (int e = 0; e < s.experts; ++e) {
+        if (balance) dp[e] += balance.f32()[n / s.tokens * s.experts + e];
+        mean += p[e] * dp[e];
+      }
+      for (int e = 0; e < s.experts; ++e) {
+        dlogits.f32()[n * s.experts + e] = static_cast<float>(p[e] * (dp[e] - mean));
+      }
+    }
+  }
+
+  void gather_rows(Stream, Tensor x, Tensor index_i32, Tensor out, std::int64_t count,
+                   int channels) override {
+    for (std::int64_t m = 0; m < count; ++m) {
+      const std::int64_t from = index_i32.i32()[m];
+      for (int c = 0; c < channels; ++c) {
+        out.f32()[m * channels + c] = from < 0 ? 0 : x.f32()[from * channels + c];
+      }
+    }
+  }
+
+  void combine_rows(Stream, Tensor rows, Tensor place_i32, Tensor gates, Tensor y,
+                    std::int64_t count, int top_k, int channels) override {
+    for (std::int64_t n = 0; n < count; ++n) {
+      for (int c = 0; c < channels; ++c) {
+        double sum = 0;
+        for (std::int64_t i = n * top_k; i < (n + 1) * top_k; ++i) {
+          const std::int64_t at = place_i32.i32()[i];
+          if (at >= 0) sum += (gates ? double{gates.f32()[i]} : 1) * rows.f32()[at * channels + c];
+        }
+        y.f32()[n * channels + c] = static_cast<float>(sum);
+      }
+    }
+  }
+
+  void combine_rows_backward(Stream, Tensor dy, Tensor rows, Tensor place_i32, Tensor gates,
+                             Tensor drows, Tensor dgates, std::int64_t count, int top_k,
+                             int channels) override {
+    for (std::int64_t i = 0; i < count * top_k; ++i) {
+      const std::int64_t at = place_i32.i32()[i], n = i / top_k;
+      double along = 0;
+      for (int c = 0; at >= 0 && c < channels; ++c) {
+        along += double{dy.f32()[n * channels + c]} * rows.f32()[at * channels + c];
+        drows.f32()[at * channels + c] = gates.f32()[i] * dy.f32()[n * channels + c];
+      }
+      dgates.f32()[i] = static_cast<float>(along);
+    }
+  }
+
   void add_scaled_sum(Stream, Tensor x, std::int64_t count, float scale, Tensor sum) override {
     double total = 0;
     for (std::int64_t i = 0; i < count; ++i) total += x.f32()[i];

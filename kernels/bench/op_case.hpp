@@ -63,6 +63,9 @@ struct OpCase {
 /// Every operation of Ops at `shape`; `activation_bytes` is for the cost.
 std::vector<OpCase> all_cases(const CaseShape& shape, double activation_bytes);
 
+/// Of them, those of a mixture of experts.
+void add_moe_cases(std::vector<OpCase>& cases, const CaseShape& shape, double activation_bytes);
+
 /// The bound of the header for a case on a backend of that activation type.
 double error_bound(const OpCase& op, DType activation);
 

@@ -259,6 +259,7 @@ std::vector<OpCase> all_cases(const CaseShape& s, double act) {
   add_linear(cases, {s.rows(), s.channels, s.vocabulary_padded}, "/head", act);
   add_gelu(cases, s, act);
   add_attention(cases, s, act);
+  add_moe_cases(cases, s, act);
   add_loss(cases, s, act);
   add_optimizer(cases, s, act);
   return cases;

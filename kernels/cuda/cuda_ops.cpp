@@ -31,6 +31,12 @@ float* f32(const Tensor& tensor, std::int64_t elements, const char* what) {
   return tensor.f32();
 }
 
+std::int32_t* i32(const Tensor& tensor, std::int64_t elements, const char* what) {
+  check(tensor.size >= elements, "cuda: {} must have {} elements, has {}", what, elements,
+        tensor.size);
+  return tensor.i32();
+}
+
 class CudaOps final : public Ops {
  public:
   explicit CudaOps(int index) : device_(index), matmul_(device_), cudnn_(CudnnAttention::make()) {
@@ -120,6 +126,45 @@ class CudaOps final : public Ops {
   void linear_softmax_cross_entropy(Stream stream, LinearShape shape, Tensor x, Tensor w,
                                     Tensor logits, Tensor targets, Tensor losses, int V,
                                     float scale, bool with_gradient) override;
+
+  void router_forward(Stream stream, RouterShape s, Tensor logits, Tensor bias,
+                      Tensor probabilities, Tensor chosen, Tensor gates) override {
+    const bool by_row = bias.size != s.experts;
+    cuda::router_forward(raw(stream), s, b16(logits, s.rows * s.experts, "logits"),
+                         f32(bias, by_row ? s.rows * s.experts : s.experts, "bias"), by_row,
+                         f32(probabilities, s.rows * s.experts, "probabilities"),
+                         i32(chosen, s.rows * s.top_k, "chosen"),
+                         f32(gates, s.rows * s.top_k, "gates"));
+  }
+  void router_backward(Stream stream, RouterShape s, Tensor probabilities, Tensor chosen,
+                       Tensor gates, Tensor dgates, Tensor balance, Tensor dlogits) override {
+    const std::int64_t taken = s.rows * s.top_k;
+    cuda::router_backward(
+        raw(stream), s, f32(probabilities, s.rows * s.experts, "probabilities"),
+        i32(chosen, taken, "chosen"), f32(gates, taken, "gates"), f32(dgates, taken, "dgates"),
+        balance ? f32(balance, s.rows / s.tokens * s.experts, "balance") : nullptr,
+        b16(dlogits, s.rows * s.experts, "dlogits"));
+  }
+  void gather_rows(Stream stream, Tensor x, Tensor index, Tensor out, std::int64_t count,
+                   int C) override {
+    cuda::gather_rows(raw(stream), b16(x, 0, "x"), i32(index, count, "index"),
+                      b16(out, count * C, "out"), count, C);
+  }
+  void combine_rows(Stream stream, Tensor rows, Tensor place, Tensor gates, Tensor y,
+                    std::int64_t count, int k, int C) override {
+    cuda::combine_rows(raw(stream), b16(rows, 0, "rows"), i32(place, count * k, "place"),
+                       gates ? f32(gates, count * k, "gates") : nullptr, b16(y, count * C, "y"),
+                       count, k, C);
+  }
+  void combine_rows_backward(Stream stream, Tensor dy, Tensor rows, Tensor place, Tensor gates,
+                             Tensor drows, Tensor dgates, std::int64_t count, int k,
+                             int C) override {
+    cuda::combine_rows_backward(raw(stream), b16(dy, count * C, "dy"), b16(rows, 0, "rows"),
+                                i32(place, count * k, "place"), f32(gates, count * k, "gates"),
+                                b16(drows, 0, "drows"), f32(dgates, count * k, "dgates"), count, k,
+                                C);
+  }
+
   void add_scaled_sum(Stream stream, Tensor x, std::int64_t count, float scale,
                       Tensor sum) override {
     cuda::add_scaled_sum(raw(stream), f32(x, count, "x"), count, scale, f32(sum, 1, "sum"));

@@ -76,6 +76,23 @@ void softmax_cross_entropy(cudaStream_t stream, bf16* logits, const std::int32_t
                            float* losses, std::int64_t rows, int V, int Vp, float scale,
                            bool with_gradient);
 
+// --- moe.cu -----------------------------------------------------------------------------------
+void router_forward(cudaStream_t stream, const RouterShape& shape, const bf16* logits,
+                    const float* bias, bool bias_by_row, float* probabilities, std::int32_t* chosen,
+                    float* gates);
+/// `balance` may be null.
+void router_backward(cudaStream_t stream, const RouterShape& shape, const float* probabilities,
+                     const std::int32_t* chosen, const float* gates, const float* dgates,
+                     const float* balance, bf16* dlogits);
+void gather_rows(cudaStream_t stream, const bf16* x, const std::int32_t* index, bf16* out,
+                 std::int64_t count, int C);
+/// `gates` may be null.
+void combine_rows(cudaStream_t stream, const bf16* rows, const std::int32_t* place,
+                  const float* gates, bf16* y, std::int64_t count, int k, int C);
+void combine_rows_backward(cudaStream_t stream, const bf16* dy, const bf16* rows,
+                           const std::int32_t* place, const float* gates, bf16* drows,
+                           float* dgates, std::int64_t count, int k, int C);
+
 // --- optimizer.cu -----------------------------------------------------------------------------
 std::size_t squared_norms_scratch_bytes();
 void squared_norms(cudaStream_t stream, const float* gradients, std::span<const ParamRange> ranges,

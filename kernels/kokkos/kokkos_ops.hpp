@@ -53,6 +53,19 @@ class KokkosOps final : public Ops {
   void softmax_cross_entropy(Stream, Tensor logits, Tensor targets_i32, Tensor losses,
                              std::int64_t rows, int vocabulary, int vocabulary_padded, float scale,
                              bool with_gradient) override;
+
+  void router_forward(Stream, RouterShape, Tensor logits, Tensor bias, Tensor probabilities,
+                      Tensor chosen_i32, Tensor gates) override;
+  void router_backward(Stream, RouterShape, Tensor probabilities, Tensor chosen_i32, Tensor gates,
+                       Tensor dgates, Tensor balance, Tensor dlogits) override;
+  void gather_rows(Stream, Tensor x, Tensor index_i32, Tensor out, std::int64_t count,
+                   int channels) override;
+  void combine_rows(Stream, Tensor rows, Tensor place_i32, Tensor gates, Tensor y,
+                    std::int64_t count, int top_k, int channels) override;
+  void combine_rows_backward(Stream, Tensor dy, Tensor rows, Tensor place_i32, Tensor gates,
+                             Tensor drows, Tensor dgates, std::int64_t count, int top_k,
+                             int channels) override;
+
   void add_scaled_sum(Stream, Tensor x, std::int64_t count, float scale, Tensor sum) override;
 
   void squared_norms(Stream, Tensor gradients, std::span<const ParamRange> ranges,
