@@ -201,6 +201,7 @@ std::string find_beside(const std::string& path, const std::string& file) {
 void check_run(const RunConfig& config, int ranks) {
   check_model(config.model);
   check_train(config.train, config.parallel);
+  check_experts(config);
   const auto& parallel = config.parallel;
   if (ranks > 0 && parallel.ranks() != ranks) {
     throw UserError(

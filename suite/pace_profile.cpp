@@ -36,16 +36,17 @@ std::vector<double> numbers(const toml::node& node, const std::string& where) {
 
 PaceProfile read_pace_profile(const std::string& path) {
   const toml::table table = parse_toml_file(path);
-  const std::vector<std::string> known = {"times.forward_ms", "times.input_grad_ms",
-                                          "times.weight_grad_ms", "rank.speed"};
-  std::vector<double> values[4];
-  bool is_list[4] = {};
+  const std::vector<std::string> known = {"times.forward_ms",     "times.input_grad_ms",
+                                          "times.weight_grad_ms", "rank.speed",
+                                          "experts.latency_ms",   "experts.gigabytes_per_s"};
+  std::vector<double> values[6];
+  bool is_list[6] = {};
   for (const auto& [section, inner] : table) {
     const auto* keys = inner.as_table();
     if (keys == nullptr) {
       throw UserError(
           fmt::format("{}:{}: unknown key {}", path, inner.source().begin.line, section.str()),
-          "a profile has the sections [times] and [rank]");
+          "a profile has the sections [times], [rank] and [experts]");
     }
     for (const auto& [key, node] : *keys) {
       const std::string name = fmt::format("{}.{}", section.str(), key.str());
@@ -75,6 +76,8 @@ PaceProfile read_pace_profile(const std::string& path) {
   PaceProfile profile;
   profile.source = path;
   profile.speed = values[3];
+  if (!values[4].empty()) profile.expert_latency_s = values[4].front() * kSecondsPerMs;
+  if (!values[5].empty()) profile.expert_bytes_per_s = values[5].front() * 1e9;
   for (std::size_t s = 0; s < values[0].size(); ++s) {
     const StageCost cost{values[0][s] * kSecondsPerMs, values[1][s] * kSecondsPerMs,
                          values[2][s] * kSecondsPerMs};

@@ -28,6 +28,13 @@ void add_samples(RunRecord& record, const TrainReport& report) {
     add("bubble_ratio", s.bubble_ratio);
     add("span_bubble_rate", s.span_bubble_rate);
     add("overruns", s.overruns);
+    if (s.expert_imbalance > 0) {
+      add("exchange_exposed_s", s.exchange_exposed_s);
+      add("exchange_flight_s", s.exchange_flight_s);
+      add("expert_imbalance", s.expert_imbalance);
+      add("expert_moved_bytes", static_cast<double>(s.expert_moved_bytes));
+      add("expert_move_s", s.expert_move_s);
+    }
     record.losses.push_back({s.step, s.loss});
     record.row.overruns += s.overruns;
   }

@@ -143,9 +143,21 @@ const std::vector<Column<ConfigurationRow>>& configuration_columns() {
 
 const std::vector<std::pair<const char*, const char*>>& sample_metrics() {
   static const std::vector<std::pair<const char*, const char*>> metrics = {
-      {"loss", "nat/token"}, {"gradient_norm", "1"},    {"learning_rate", "1"},
-      {"step_s", "s"},       {"pipeline_s", "s"},       {"optimizer_s", "s"},
-      {"bubble_ratio", "1"}, {"span_bubble_rate", "1"}, {"overruns", "1"}};
+      {"loss", "nat/token"},
+      {"gradient_norm", "1"},
+      {"learning_rate", "1"},
+      {"step_s", "s"},
+      {"pipeline_s", "s"},
+      {"optimizer_s", "s"},
+      {"bubble_ratio", "1"},
+      {"span_bubble_rate", "1"},
+      {"overruns", "1"},
+      // Of runs with experts.
+      {"exchange_exposed_s", "s"},
+      {"exchange_flight_s", "s"},
+      {"expert_imbalance", "1"},
+      {"expert_moved_bytes", "B"},
+      {"expert_move_s", "s"}};
   return metrics;
 }
 

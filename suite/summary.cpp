@@ -21,6 +21,30 @@ std::string interval(const RunRow& row) {
                      100 * row.confidence);
 }
 constexpr double kMiB = 1024.0 * 1024.0;
+
+double mean(const std::vector<double>& values) {
+  double sum = 0;
+  for (const double value : values) sum += value;
+  return sum / static_cast<double>(values.size());
+}
+
+/// Of a run with experts: their exchanges, and how evenly their rows came.
+template <class Line>
+void line_experts(const RunRecord& run, Line&& line) {
+  const auto exposed = run.values_of("exchange_exposed_s", true);
+  if (exposed.empty()) return;
+  line("expert exchanges",
+       fmt::format("{} ms a step exposed of {} ms under way, mean of ranks [{}]",
+                   fixed(1e3 * mean(exposed), 2),
+                   fixed(1e3 * mean(run.values_of("exchange_flight_s", true)), 2),
+                   run.row.evidence));
+  const auto imbalance = run.values_of("expert_imbalance", true);
+  double moved = 0;
+  for (const double bytes : run.values_of("expert_moved_bytes", false)) moved += bytes;
+  line("expert imbalance",
+       fmt::format("{} -> {} (busiest rank's rows over the mean), {:.2f} MiB moved",
+                   fixed(imbalance.front(), 3), fixed(imbalance.back(), 3), moved / kMiB));
+}
 }  // namespace
 
 Progress::Progress(int steps, std::FILE* out)
@@ -86,6 +110,7 @@ std::string summary_text(const RunRecord& run, const std::string& file) {
          fmt::format("fill/drain {}, imbalance {}, exposed communication {}, overhead {}",
                      fixed(r.idle_fill_drain), fixed(r.idle_imbalance),
                      fixed(r.idle_exposed_communication), fixed(r.idle_overhead)));
+    line_experts(run, line);
     line("span_bubble_rate", fmt::format("{} [{}]", fixed(r.span_bubble_rate), r.evidence));
     line("makespan",
          fmt::format("{} ms [{}], predicted {} ms [simulated], error {} %",

@@ -43,6 +43,14 @@ class Group {
   /// One entry a rank on rank 0, empty elsewhere.
   std::vector<std::string> gather(const std::string& text);
   std::vector<std::vector<double>> gather(std::span<const double> values);
+  /// One message of exchange(): to or from `peer`; both sides give it the same tag.
+  struct Part {
+    int peer = 0, tag = 0;
+    std::span<float> values;
+    bool send = false;
+  };
+  /// All of them at once; every rank's parts must meet their counterparts.
+  void exchange(std::span<const Part> parts, const char* what);
   /// The same on every rank.
   std::vector<std::string> all_gather(const std::string& text);
 

@@ -20,7 +20,7 @@ std::atomic<bool> failed{false};
 /// peers.
 constexpr std::size_t kOwnedElements = 64 * 1024;
 
-constexpr int kScatterTag = 1, kGatherTag = 2;
+constexpr int kScatterTag = 1, kGatherTag = 2, kExchangeTag = 3;
 
 template <class T>
 MPI_Datatype mpi_type();
@@ -159,6 +159,22 @@ void Group::allreduce_sum(std::span<double> values, const char* what) { ordered_
 double Group::allreduce_sum(double value, const char* what) {
   ordered_sum(std::span<double>(&value, 1), what);
   return value;
+}
+
+void Group::exchange(std::span<const Part> parts, const char* what) {
+  std::vector<MPI_Request> requests(parts.size());
+  std::vector<int> peers;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const Part& part = parts[i];
+    const int count = static_cast<int>(part.values.size());
+    const int tag = kExchangeTag + part.tag;
+    PIPEMARK_MPI_CHECK(part.send ? MPI_Isend(part.values.data(), count, MPI_FLOAT, part.peer, tag,
+                                             impl_->comm, &requests[i])
+                                 : MPI_Irecv(part.values.data(), count, MPI_FLOAT, part.peer, tag,
+                                             impl_->comm, &requests[i]));
+    peers.push_back(part.peer);
+  }
+  if (!parts.empty()) impl_->wait(requests, std::string("the exchange of ") + what, peers);
 }
 
 double Group::allreduce_max(double value, const char* what) {

@@ -19,8 +19,13 @@ const std::vector<ModelConfig>& presets() {
   return list;
 }
 
-// Four matrices (12 C^2), their biases (9 C) and two LayerNorms (4 C).
-std::int64_t block_parameters(std::int64_t C) { return 12 * C * C + 13 * C; }
+/// Four matrices (12 C^2), their biases (9 C) and two LayerNorms (4 C). With experts, of which
+/// `experts` count, the MLP's are the router (E C, its bias E) and theirs (2 C Hd + C + Hd each).
+std::int64_t block_parameters(const ModelConfig& model, int experts) {
+  const std::int64_t C = model.channels, Hd = model.hidden_of_expert();
+  if (!model.has_experts()) return 12 * C * C + 13 * C;
+  return 4 * C * C + 8 * C + model.experts * (C + 1) + experts * (2 * C * Hd + C + Hd);
+}
 
 void require(bool right, const std::string& what, const std::string& hint) {
   if (!right) throw UserError(what, hint);
@@ -63,7 +68,7 @@ int ModelConfig::vocabulary_padded() const {
 
 std::int64_t ModelConfig::parameters() const {
   const std::int64_t C = channels, table = C * vocabulary;
-  return layers * block_parameters(C) + 2 * C + C * context + (tied ? 1 : 2) * table;
+  return layers * block_parameters(*this, experts) + 2 * C + C * context + (tied ? 1 : 2) * table;
 }
 
 double ModelConfig::flops_per_token() const {
@@ -72,7 +77,7 @@ double ModelConfig::flops_per_token() const {
   // 2 * 2 T C FLOPs a token and block, half of it causal, three times that with the backward.
   const double C = channels;
   const double N =
-      static_cast<double>(layers * block_parameters(channels)) + 2 * C + C * vocabulary;
+      static_cast<double>(layers * block_parameters(*this, top_k)) + 2 * C + C * vocabulary;
   return 6.0 * N + 6.0 * layers * C * context;
 }
 
@@ -86,6 +91,45 @@ void check_model(const ModelConfig& model) {
           fmt::format("model.heads = {} does not divide model.channels = {}", model.heads,
                       model.channels),
           "a head has channels / heads elements, a whole number");
+  at_least("model.experts", model.experts, 0);
+  if (!model.has_experts()) return;
+  at_least("model.top_k", model.top_k, 1);
+  require(model.top_k <= model.experts,
+          fmt::format("model.top_k = {} of model.experts = {}", model.top_k, model.experts),
+          "model.top_k must be at most model.experts");
+  at_least("model.expert_hidden", model.expert_hidden, 0);
+  require(model.router == "bias" || model.router == "auxiliary",
+          fmt::format("model.router = \"{}\" is not known", model.router),
+          "use \"bias\" or \"auxiliary\"");
+  at_least("model.bias_speed", model.bias_speed, 0.0);
+  at_least("model.auxiliary_scale", model.auxiliary_scale, 0.0);
+  at_least("model.capacity_factor", model.capacity_factor, 0.0);
+  at_least("model.expert_room", model.expert_room, 0.0);
+  at_least("model.router_skew", model.router_skew, 0.0);
+}
+
+void check_experts(const RunConfig& config) {
+  const ModelConfig& model = config.model;
+  const ParallelConfig& parallel = config.parallel;
+  require(parallel.expert == 1 || model.has_experts(),
+          fmt::format("parallel.expert = {}, but the model has no experts", parallel.expert),
+          "set parallel.expert = 1, or model.experts");
+  require(parallel.redundant_experts == 0 || model.has_experts(),
+          fmt::format("parallel.redundant_experts = {}, but the model has no experts",
+                      parallel.redundant_experts),
+          "set parallel.redundant_experts = 0, or model.experts");
+  at_least("parallel.redundant_experts", parallel.redundant_experts, 0);
+  const int places = model.experts + parallel.redundant_experts;
+  require(places % parallel.expert == 0,
+          fmt::format("model.experts = {} and parallel.redundant_experts = {} do not divide among "
+                      "parallel.expert = {} ranks",
+                      model.experts, parallel.redundant_experts, parallel.expert),
+          fmt::format("make their sum a multiple of {}", parallel.expert));
+  at_least("balancer.expert_interval", config.balancer.expert_interval, 1);
+  const std::string& balancer = config.balancer.experts;
+  require(balancer == "none" || balancer == "eplb",
+          fmt::format("balancer.experts = \"{}\" is not known", balancer),
+          "use \"none\" or \"eplb\"");
 }
 
 void check_train(const TrainConfig& train, const ParallelConfig& parallel) {
@@ -95,11 +139,11 @@ void check_train(const TrainConfig& train, const ParallelConfig& parallel) {
   at_least("train.steps", train.steps, 1);
   at_least("train.batch", train.batch, 1);
   at_least("train.micro_batches", train.micro_batches, 1);
-  const int parts = train.micro_batches * parallel.data;
+  const int parts = train.micro_batches * parallel.data * parallel.expert;
   require(train.batch % parts == 0,
           fmt::format("train.batch = {} sequences do not divide into train.micro_batches = {} of "
-                      "each of parallel.data = {} ranks",
-                      train.batch, train.micro_batches, parallel.data),
+                      "each of parallel.data = {} x parallel.expert = {} ranks",
+                      train.batch, train.micro_batches, parallel.data, parallel.expert),
           fmt::format("make train.batch a multiple of {}", parts));
   at_least("train.warmup_steps", train.warmup_steps, 0);
   at_least("train.validation_batches", train.validation_batches, 0);

@@ -114,24 +114,25 @@ double Executor::wait_inputs(const ExecutorPlan& plan, const PlanAction& action,
   return arrival_s;
 }
 
+void Executor::count_live(const PlanCall& call) {
+  if (!recording_) return;
+  if (call.kind == Kind::F) peak_live_ = std::max(peak_live_, ++live_);
+  if (call.kind == Kind::W || call.kind == Kind::B) --live_;
+}
+
 void Executor::call_stage(const PlanCall& call) {
   Stage& stage = *stages_[static_cast<std::size_t>(call.held)];
   const Tensor input = boundary(call.input), output = boundary(call.output);
+  count_live(call);
   switch (call.kind) {
     case Kind::F:
-      if (!recording_) {
-        return stage.forward(compute_, call.slot, call.micro_batch, input, output);
-      }
-      peak_live_ = std::max(peak_live_, ++live_);
       return stage.forward(compute_, call.slot, call.micro_batch, input, output);
     case Kind::I:
       return stage.backward_input(compute_, call.slot, call.weight_slot, call.micro_batch, input,
                                   output);
     case Kind::W:
-      --live_;
       return stage.backward_weight(compute_, call.slot, call.weight_slot, call.micro_batch);
     default:
-      --live_;
       return stage.backward(compute_, call.slot, call.weight_slot, call.micro_batch, input, output);
   }
 }
@@ -152,6 +153,13 @@ void Executor::run_measured(const ExecutorPlan& plan, const PlanAction& action, 
                                   static_cast<std::size_t>(action.calls));
   double begin_s = now_s(), kernel_s = 0;
   if (recording_) monitor_.begin_action(index, begin_s, wait_s);
+  if (pauses(calls)) {
+    run_tasks_measured(plan, calls);
+    const double end_s = now_s();
+    if (recording_) monitor_.end_action(index, end_s);
+    monitor_.add_kernel(end_s - begin_s);
+    return;
+  }
   for (const PlanCall& call : calls) {
     call_stage(call);
     const double end_s = now_s();
@@ -175,7 +183,11 @@ void Executor::run_paced(const ExecutorPlan& plan, const PlanAction& action, std
                                   static_cast<std::size_t>(action.calls));
   pacer_->begin_action(action.action, arrival_s, arrival_s > 0 && stamped());
   const double begin_s = now_s();
-  for (const PlanCall& call : calls) call_stage(call);
+  if (pauses(calls)) {
+    run_tasks_paced(calls, action.action);
+  } else {
+    for (const PlanCall& call : calls) call_stage(call);
+  }
   if (!device_.is_host()) device_.synchronize(compute_);
   const double end_s = now_s();
   const Pacer::Times times = pacer_->end_action(transport_);

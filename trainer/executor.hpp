@@ -7,10 +7,12 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "kernels/device.hpp"
 #include "trainer/executor_plan.hpp"
+#include "trainer/expert_exchange.hpp"
 #include "trainer/monitor.hpp"
 #include "trainer/pacer.hpp"
 #include "trainer/stage.hpp"
@@ -36,8 +38,22 @@ class Executor {
   void run_forward(std::int64_t step, const ExecutorPlan& plan);
 
   const ExecutorPlan& plan() const { return plan_; }
+  /// The exchange that stages pause for: its waits count as exposed. `overlap` false: an FB pair
+  /// runs F, then B. Null (the default): stages don't pause.
+  void set_exchange(ExpertExchange* exchange, bool overlap) {
+    exchange_ = exchange;
+    overlap_ = overlap;
+  }
 
  private:
+  /// A call under way.
+  struct Running {
+    const PlanCall* call;
+    StageTask task;
+    double s_per_flop = 0;  ///< paced
+    bool sent = false;
+  };
+
   void run_row(const ExecutorPlan& plan);
   void finish_send(const ExecutorPlan& plan, std::size_t send);
   void post_receives(const ExecutorPlan& plan, const PlanAction& action);
@@ -46,6 +62,17 @@ class Executor {
                     double wait_s);
   void run_paced(const ExecutorPlan& plan, const PlanAction& action, std::size_t index,
                  double arrival_s);
+  // executor_tasks.cpp: actions of stages that pause.
+  bool pauses(std::span<const PlanCall> calls) const;
+  bool may_overlap(std::span<const PlanCall> calls) const;
+  std::vector<Running> start_tasks(std::span<const PlanCall> calls, const Action& action);
+  StageTask task_of(const PlanCall& call);
+  void run_tasks_measured(const ExecutorPlan& plan, std::span<const PlanCall> calls);
+  void run_tasks_paced(std::span<const PlanCall> calls, const Action& action);
+  /// Resumes those that are ready, in turn; when none is, waits, and counts that as exposed.
+  template <class Step>
+  void drive(std::vector<Running>& running, Step&& step);
+  void count_live(const PlanCall& call);
   void call_stage(const PlanCall& call);
   void send_output(const ExecutorPlan& plan, const PlanCall& call);
   WaitContext context_of(const PlanMessage& message) const;
@@ -64,6 +91,8 @@ class Executor {
   Monitor monitor_;
   std::vector<MessageId> receive_ids_, send_ids_;  ///< -1: not outstanding
   std::int64_t step_ = 0;
+  ExpertExchange* exchange_ = nullptr;
+  bool overlap_ = true;
   bool pacing_ = false, recording_ = false;
   int live_ = 0, peak_live_ = 0;
 };

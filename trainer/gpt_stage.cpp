@@ -15,20 +15,24 @@ constexpr const char* kTable = "embedding/token/weight";
 /// Activations of one micro-batch.
 struct GptStage::Slot {
   std::vector<BlockActivations> blocks;
+  std::vector<MoeActivations> moe;  ///< in the place of blocks
   HeadActivations head;
+  Tensor& x_of(std::size_t block) { return moe.empty() ? blocks[block].x : moe[block].x; }
 };
 
 /// What W needs of one micro-batch beyond its activations.
 struct DeferredSlot {
   std::vector<BlockDeferred> blocks;
+  std::vector<MoeDeferred> moe;
   std::vector<Tensor> gradients;  ///< [k]: of the output of the stage's k-th layer, but the last's
   Tensor grad_output;             ///< the last's: the boundary buffer that I was given
 };
 
 GptStage::GptStage(Ops& ops, const ModelConfig& model, LayerRange layers,
                    const MicroBatchShape& shape, StageSlots slots, bool checkpointing,
-                   const GptScratch& scratch, Arena& arena)
+                   const GptScratch& scratch, Arena& arena, const ExpertSetup& experts)
     : ops_(ops),
+      model_(model),
       layers_(layers),
       shape_(model, shape.sequences),
       batch_(shape),
@@ -36,7 +40,8 @@ GptStage::GptStage(Ops& ops, const ModelConfig& model, LayerRange layers,
       checkpointing_(checkpointing),
       model_layers_(model.layers),
       tied_(model.tied),
-      scratch_(scratch) {
+      scratch_(scratch),
+      experts_(experts) {
   check_model(model);
   check(0 <= layers.first && layers.first < layers.last && layers.last <= model.layers + 2,
         "GptStage of layers [{}, {}) of {}", layers.first, layers.last, model.layers + 2);
@@ -44,36 +49,52 @@ GptStage::GptStage(Ops& ops, const ModelConfig& model, LayerRange layers,
             slots.activations > 0 && slots.weights >= 0,
         "GptStage: {} sequences, {} micro-batches, {} tokens, {} + {} slots", shape.sequences,
         shape.micro_batches, shape.batch_tokens, slots.activations, slots.weights);
-  build_parameters(model, arena);
+  if (model.has_experts()) take_moe(arena);
+  build_parameters(arena);
   build_layers();
-  const DType act = ops.activation_dtype();
-  const int rooms = checkpointing ? 1 + slots.weights : slots.activations;
+  take_slots(arena);
+}
+
+GptStage::~GptStage() = default;
+
+void GptStage::take_slots(Arena& arena) {
+  const DType act = ops_.activation_dtype();
+  const int rooms = checkpointing_ ? 1 + slots_.weights : slots_.activations;
   for (int i = 0; i < rooms; ++i) rooms_.push_back(take_room(act, arena));
-  for (int i = 0; i < slots.weights; ++i) {
+  for (int i = 0; i < slots_.weights; ++i) {
     DeferredSlot& deferred = deferred_.emplace_back();
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
       deferred.blocks.push_back(BlockDeferred::take(shape_, act, arena));
+    }
+    for (std::size_t b = 0; b < moe_blocks_.size(); ++b) {
+      deferred.moe.push_back(MoeDeferred::take(shape_, *moe_, act, arena));
     }
     for (int k = 0; k + 1 < layer_count(); ++k) {
       deferred.gradients.push_back(arena.take(shape_.elements(), act, "deferred/gradient"));
     }
   }
-  inputs_.resize(static_cast<std::size_t>(slots.activations));
-  const std::int64_t batch_rows = shape_.rows() * shape.micro_batches;
+  inputs_.resize(static_cast<std::size_t>(slots_.activations));
+  const std::int64_t batch_rows = shape_.rows() * batch_.micro_batches;
   if (has_embedding()) tokens_ = arena.take(batch_rows, DType::i32, "batch/tokens");
   if (has_head()) {
     targets_ = arena.take(batch_rows, DType::i32, "batch/targets");
-    losses_ = arena.take(shape.micro_batches, DType::f32, "batch/losses");
+    losses_ = arena.take(batch_.micro_batches, DType::f32, "batch/losses");
   }
 }
 
-GptStage::~GptStage() = default;
-
-void GptStage::build_parameters(const ModelConfig& model, Arena& arena) {
+void GptStage::build_parameters(Arena& arena) {
   std::vector<ParameterSpec> specs;
   for (int layer = layers_.first; layer < layers_.last; ++layer) {
-    for (ParameterSpec& spec : layer_parameters(model, layer)) {
-      if (!(spec.tied_copy && shares_table())) specs.push_back(std::move(spec));
+    for (ParameterSpec& spec : layer_parameters(model_, layer)) {
+      if (spec.expert >= 0 || (spec.tied_copy && shares_table())) continue;
+      spec.replica = experts_.group.rank > 0;
+      specs.push_back(std::move(spec));
+    }
+  }
+  first_expert_ = static_cast<int>(specs.size());
+  for (std::size_t block = 0; block < maps_.size(); ++block) {
+    for (ParameterSpec& spec : held_experts(static_cast<int>(block))) {
+      specs.push_back(std::move(spec));
     }
   }
   parameters_ = std::make_unique<Parameters>(ops_, specs, arena);
@@ -98,6 +119,13 @@ void GptStage::build_layers() {
   const int head_layer = model_layers_ + 1;
   for (int layer = std::max(1, layers_.first); layer < std::min(layers_.last, head_layer);
        ++layer) {
+    if (model_.has_experts()) {
+      const int block = moe_blocks();
+      moe_blocks_.emplace_back(ops_, shape_, *moe_, moe_weights(next, block), expert_map(block),
+                               layer);
+      next += kMoeDenseTensors;
+      continue;
+    }
     Weight weights[BlockLayer::kWeights];
     for (Weight& each : weights) each = weight();
     blocks_.emplace_back(ops_, shape_, weights);
@@ -108,8 +136,7 @@ void GptStage::build_layers() {
         shares_table() ? Weight{parameters_->weight(0), head_table_gradient_} : weight();
     head_ = std::make_unique<HeadLayer>(ops_, shape_, norm_w, norm_b, table);
   }
-  check(next == static_cast<int>(parameters_->list().size()), "GptStage: {} of {} tensors are used",
-        next, parameters_->list().size());
+  check(next == first_expert_, "GptStage: {} of {} tensors are used", next, first_expert_);
 }
 
 GptStage::Slot GptStage::take_room(DType dtype, Arena& arena) const {
@@ -118,8 +145,16 @@ GptStage::Slot GptStage::take_room(DType dtype, Arena& arena) const {
     const bool own_input = b > 0 || has_embedding();
     room.blocks.push_back(BlockActivations::take(shape_, dtype, own_input, arena));
   }
+  for (std::size_t b = 0; b < moe_blocks_.size(); ++b) {
+    const bool own_input = b > 0 || has_embedding();
+    room.moe.push_back(MoeActivations::take(shape_, *moe_, dtype, own_input, arena));
+  }
   if (has_head()) room.head = HeadActivations::take(shape_, dtype, layer_count() > 1, arena);
   return room;
+}
+
+GptStage::Slot& GptStage::room_of(int slot, int shared) {
+  return rooms_[static_cast<std::size_t>(checkpointing_ ? shared : slot)];
 }
 
 DType GptStage::boundary_dtype() const { return ops_.activation_dtype(); }
@@ -153,60 +188,64 @@ void GptStage::set_batch(Stream stream, std::span<const std::int32_t> tokens,
   ops_.device().fill_zero(stream, losses_.data, losses_.bytes());
 }
 
-void GptStage::run_forward(Stream stream, Slot& room, int micro_batch, Tensor input, Tensor output,
-                           bool count_loss, bool with_gradient) {
+StageTask GptStage::run_forward(Stream stream, Slot& room, int micro_batch, Tensor input,
+                                Tensor output, ForwardMode mode) {
   Flow flow{input, {}};
+  const std::size_t blocks = blocks_.size() + moe_blocks_.size();
   if (has_embedding()) {
-    const Tensor x = !blocks_.empty() ? room.blocks.front().x : has_head() ? room.head.x : output;
+    const Tensor x = blocks > 0 ? room.x_of(0) : has_head() ? room.head.x : output;
     embedding_->forward(stream, batch_slice(tokens_, micro_batch), x);
     flow.residual = x;
   }
-  for (std::size_t b = 0; b < blocks_.size(); ++b) {
-    BlockActivations& kept = room.blocks[b];
-    if (!flow.addend) kept.x = flow.residual;
-    flow = blocks_[b].forward(stream, flow, kept, scratch_);
+  for (std::size_t b = 0; b < blocks; ++b) {
+    if (!flow.addend) room.x_of(b) = flow.residual;
+    if (!moe_blocks_.empty()) {
+      co_await moe_blocks_[b].forward(stream, flow, room.moe[b], scratch_, *experts_.scratch,
+                                      micro_batch);
+      if (mode.count_loads) count_loads(static_cast<int>(b), room.moe[b].plan);
+    } else {
+      flow = blocks_[b].forward(stream, flow, room.blocks[b], scratch_);
+    }
   }
   if (has_head()) {
     if (!flow.addend) room.head.x = flow.residual;
     HeadLayer::Loss loss;
     loss.targets = batch_slice(targets_, micro_batch);
-    if (count_loss) loss.mean = losses_.slice(micro_batch, 1);
+    if (mode.count_loss) loss.mean = losses_.slice(micro_batch, 1);
     loss.gradient_scale = 1.0f / static_cast<float>(batch_.batch_tokens);
-    loss.with_gradient = with_gradient;
+    loss.with_gradient = mode.with_gradient;
     head_->forward(stream, flow, room.head, scratch_, loss);
+    co_await Worked{head_flops()};
   } else if (flow.addend && output) {
     ops_.residual_forward(stream, flow.residual, flow.addend, output, shape_.elements());
   }
 }
 
-void GptStage::forward(Stream stream, int slot, int micro_batch, Tensor input, Tensor output) {
+StageTask GptStage::forward_task(Stream stream, int slot, int micro_batch, Tensor input,
+                                 Tensor output) {
   check_call(slot, micro_batch, input, output);
   check(has_embedding() != static_cast<bool>(input) && has_head() != static_cast<bool>(output),
         "GptStage::forward: layers [{}, {}) with {} input and {} output", layers_.first,
         layers_.last, input ? "an" : "no", output ? "an" : "no");
   inputs_[static_cast<std::size_t>(slot)] = input;
-  const int room = checkpointing_ ? slots_.weights : slot;
-  run_forward(stream, rooms_[static_cast<std::size_t>(room)], micro_batch, input, output, true,
-              !evaluation_ && !checkpointing_);
+  return run_forward(stream, room_of(slot, slots_.weights), micro_batch, input, output,
+                     {true, !evaluation_ && !checkpointing_, !evaluation_});
 }
 
-GptStage::Slot& GptStage::activations(Stream stream, int slot, int room, int micro_batch) {
-  if (!checkpointing_) return rooms_[static_cast<std::size_t>(slot)];
-  Slot& shared = rooms_[static_cast<std::size_t>(room)];
+StageTask GptStage::recompute(Stream stream, int slot, int shared, int micro_batch) {
   const bool embedding_alone = has_embedding() && layer_count() == 1;
-  if (!embedding_alone) {
-    run_forward(stream, shared, micro_batch, inputs_[static_cast<std::size_t>(slot)], Tensor{},
-                false, true);
-  }
-  return shared;
+  if (!checkpointing_ || embedding_alone) return {};
+  return run_forward(stream, rooms_[static_cast<std::size_t>(shared)], micro_batch,
+                     inputs_[static_cast<std::size_t>(slot)], Tensor{}, {false, true, false});
 }
 
-void GptStage::backward_input(Stream stream, int slot, int weight_slot, int micro_batch,
-                              Tensor grad_output, Tensor grad_input) {
+StageTask GptStage::backward_input_task(Stream stream, int slot, int weight_slot, int micro_batch,
+                                        Tensor grad_output, Tensor grad_input) {
   check_call(slot, micro_batch, grad_output, grad_input);
   check(weight_slot >= 0 && weight_slot < slots_.weights, "GptStage: deferred-weight slot {} of {}",
         weight_slot, slots_.weights);
-  Slot& room = activations(stream, slot, weight_slot, micro_batch);
+  co_await recompute(stream, slot, weight_slot, micro_batch);
+  Slot& room = room_of(slot, weight_slot);
   DeferredSlot& deferred = deferred_[static_cast<std::size_t>(weight_slot)];
   deferred.grad_output = grad_output;
   int layer = layer_count() - 1;
@@ -219,18 +258,24 @@ void GptStage::backward_input(Stream stream, int slot, int weight_slot, int micr
   };
   if (has_head()) {
     head_->backward_input(stream, room.head, scratch_, dx());
+    co_await Worked{head_flops()};
     --layer;
   }
   for (std::size_t b = blocks_.size(); b-- > 0; --layer) {
     blocks_[b].backward_input(stream, room.blocks[b], dy(), deferred.blocks[b], scratch_, dx());
   }
+  for (std::size_t b = moe_blocks_.size(); b-- > 0; --layer) {
+    co_await moe_blocks_[b].backward_input(stream, room.moe[b], dy(), deferred.moe[b], scratch_,
+                                           *experts_.scratch, dx(), micro_batch, false);
+  }
 }
 
-void GptStage::backward_weight(Stream stream, int slot, int weight_slot, int micro_batch) {
+StageTask GptStage::backward_weight_task(Stream stream, int slot, int weight_slot,
+                                         int micro_batch) {
   check_call(slot, micro_batch, {}, {});
   check(weight_slot >= 0 && weight_slot < slots_.weights, "GptStage: deferred-weight slot {} of {}",
         weight_slot, slots_.weights);
-  Slot& room = rooms_[static_cast<std::size_t>(checkpointing_ ? weight_slot : slot)];
+  Slot& room = room_of(slot, weight_slot);
   DeferredSlot& deferred = deferred_[static_cast<std::size_t>(weight_slot)];
   int layer = layer_count() - 1;
   const auto dy = [&] {
@@ -239,20 +284,28 @@ void GptStage::backward_weight(Stream stream, int slot, int weight_slot, int mic
   };
   if (has_head()) {
     head_->backward_weight(stream, room.head);
+    co_await Worked{head_flops()};
     --layer;
   }
   for (std::size_t b = blocks_.size(); b-- > 0; --layer) {
     blocks_[b].backward_weight(stream, room.blocks[b], dy(), deferred.blocks[b]);
+  }
+  for (std::size_t b = moe_blocks_.size(); b-- > 0; --layer) {
+    MoeBlockLayer& block = moe_blocks_[b];
+    block.backward_weight_experts(stream, room.moe[b], deferred.moe[b]);
+    block.backward_weight(stream, room.moe[b], deferred.moe[b]);
+    co_await Worked{block.dense_flops() + block.expert_flops(room.moe[b].received.rows())};
   }
   if (has_embedding()) {
     embedding_->backward_weight(stream, batch_slice(tokens_, micro_batch), dy());
   }
 }
 
-void GptStage::backward(Stream stream, int slot, int, int micro_batch, Tensor grad_output,
-                        Tensor grad_input) {
+StageTask GptStage::backward_task(Stream stream, int slot, int, int micro_batch, Tensor grad_output,
+                                  Tensor grad_input) {
   check_call(slot, micro_batch, grad_output, grad_input);
-  Slot& room = activations(stream, slot, slots_.weights, micro_batch);
+  co_await recompute(stream, slot, slots_.weights, micro_batch);
+  Slot& room = room_of(slot, slots_.weights);
   BlockDeferred deferred = scratch_.block;
   Tensor dy = grad_output;
   int layer = layer_count() - 1;
@@ -260,6 +313,7 @@ void GptStage::backward(Stream stream, int slot, int, int micro_batch, Tensor gr
   if (has_head()) {
     head_->backward_input(stream, room.head, scratch_, dx());
     head_->backward_weight(stream, room.head);
+    co_await Worked{2 * head_flops()};
     dy = dx();
     --layer;
   }
@@ -268,9 +322,32 @@ void GptStage::backward(Stream stream, int slot, int, int micro_batch, Tensor gr
     blocks_[b].backward_weight(stream, room.blocks[b], dy, deferred);
     dy = dx();
   }
+  for (std::size_t b = moe_blocks_.size(); b-- > 0; --layer) {
+    MoeDeferred moe_deferred = experts_.scratch->block;
+    co_await moe_blocks_[b].backward_input(stream, room.moe[b], dy, moe_deferred, scratch_,
+                                           *experts_.scratch, dx(), micro_batch, true);
+    moe_blocks_[b].backward_weight(stream, room.moe[b], moe_deferred);
+    co_await Worked{moe_blocks_[b].dense_flops()};
+    dy = dx();
+  }
   if (has_embedding()) {
     embedding_->backward_weight(stream, batch_slice(tokens_, micro_batch), dy);
   }
+}
+
+void GptStage::forward(Stream stream, int slot, int micro_batch, Tensor input, Tensor output) {
+  forward_task(stream, slot, micro_batch, input, output).finish();
+}
+void GptStage::backward_input(Stream stream, int slot, int weight_slot, int micro_batch,
+                              Tensor grad_output, Tensor grad_input) {
+  backward_input_task(stream, slot, weight_slot, micro_batch, grad_output, grad_input).finish();
+}
+void GptStage::backward_weight(Stream stream, int slot, int weight_slot, int micro_batch) {
+  backward_weight_task(stream, slot, weight_slot, micro_batch).finish();
+}
+void GptStage::backward(Stream stream, int slot, int weight_slot, int micro_batch,
+                        Tensor grad_output, Tensor grad_input) {
+  backward_task(stream, slot, weight_slot, micro_batch, grad_output, grad_input).finish();
 }
 
 std::vector<float> GptStage::read_losses(Stream stream) {
@@ -282,12 +359,18 @@ std::vector<float> GptStage::read_losses(Stream stream) {
 
 void GptStage::zero_gradients(Stream stream) {
   parameters_->zero_gradients(stream);
+  for (std::vector<float>& loads : loads_) std::fill(loads.begin(), loads.end(), 0.0f);
   if (shares_table()) {
     ops_.device().fill_zero(stream, head_table_gradient_.data, head_table_gradient_.bytes());
   }
 }
 
 void GptStage::finish_gradients(Stream stream) {
+  for (int block = 0; block < moe_blocks(); ++block) {
+    const std::vector<float>& loads = loads_[static_cast<std::size_t>(block)];
+    const Tensor to = parameters_->gradient(bias_tensor(block));
+    ops_.device().copy(stream, to.data, loads.data(), to.bytes());
+  }
   if (!shares_table()) return;
   ops_.accumulate(stream, head_table_gradient_, parameters_->gradient(0),
                   head_table_gradient_.size);

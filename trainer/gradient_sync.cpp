@@ -63,10 +63,12 @@ void GradientSync::add_round(Cluster& cluster, const Grid& grid, const std::vect
     const auto& ranks = sets[static_cast<std::size_t>(i)].ranks;
     if (std::binary_search(ranks.begin(), ranks.end(), grid.pipeline_rank)) mine = i;
   }
-  // A group spans its ranks of every pipeline of the data dimension.
+  // A group spans its ranks of every pipeline of the data and expert dimensions.
   Group group = cluster.split(mine, cluster.rank(), "replicas' group");
+  Group experts = cluster.split(mine * grid.expert.size() + grid.expert_rank, cluster.rank(),
+                                "experts' replicas' group");
   if (mine == none || group.size() == 1) return;
-  Sum sum{std::move(group), {}};
+  Sum sum{std::move(group), std::move(experts), {}};
   for (const int stage : sets[static_cast<std::size_t>(mine)].stages) {
     for (std::size_t k = 0; k < held_.size(); ++k) {
       if (held_[k].second == stage) sum.held.push_back(static_cast<int>(k));
@@ -87,7 +89,8 @@ void GradientSync::add_tied(Cluster& cluster, const Grid& grid, const Placement&
   }
   if (first == last || placement.replicas > 1) return;
   const bool in = grid.pipeline_rank == first || grid.pipeline_rank == last;
-  Group group = cluster.split(in ? grid.data_rank : cluster.size(), cluster.rank(), "tied ends");
+  const int pipeline = grid.data_rank * grid.expert.size() + grid.expert_rank;
+  Group group = cluster.split(in ? pipeline : cluster.size(), cluster.rank(), "tied ends");
   if (in) tied_group_ = std::make_unique<Group>(std::move(group));
 }
 
@@ -143,7 +146,9 @@ void GradientSync::run(Device& device, Stream stream, const std::vector<HeldGrad
   if (!device.is_host()) device.synchronize(stream);
   for (auto& sum_of : sums_) {
     for (const int k : sum_of.held) {
-      sum(device, stream, sum_of.group, held[static_cast<std::size_t>(k)].all, "gradients");
+      const HeldGradients& of = held[static_cast<std::size_t>(k)];
+      sum(device, stream, sum_of.group, of.all, "gradients");
+      if (of.experts) sum(device, stream, sum_of.experts, of.experts, "experts' gradients");
     }
   }
   if (last_stage_ > 0) sum_tied(device, stream, held);

@@ -2,6 +2,8 @@
 //
 //   1. holders   a stage's gradients over its replicas (bidirectional schedules) and the data
 //                dimension: every holder gets the sum
+//                (a rank of the expert dimension has data of its own, so the sum is over that
+//                too); experts' gradients over those that hold the same experts
 //   2. tied      the embedding's part + the head's part of a tied table, on all holders of either
 //
 // Every sum runs in rank order, so it depends on the grid only and all holders get the same bits.
@@ -35,6 +37,7 @@ class GradientSync {
   struct HeldGradients {
     Tensor all;
     Tensor tied;
+    Tensor experts = {};  ///< then `all` is without them
   };
 
   /// Collective over the world.
@@ -46,6 +49,7 @@ class GradientSync {
  private:
   struct Sum {
     Group group;
+    Group experts;          ///< the part of `group` with this rank's experts
     std::vector<int> held;  ///< this rank's stages in it, in the order of the stages
   };
   void add_round(Cluster& cluster, const Grid& grid, const std::vector<HolderSet>& sets,

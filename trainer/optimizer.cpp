@@ -43,7 +43,7 @@ std::vector<double> Optimizer::squared_norms(Stream stream, int model_tensors) {
   std::vector<double> by_model(static_cast<std::size_t>(model_tensors), 0.0);
   for (std::size_t i = 0; i < host_squared_.size(); ++i) {
     const Parameter& parameter = parameters_.list()[i];
-    if (parameter.tied_copy) continue;
+    if (parameter.tied_copy || parameter.replica) continue;
     by_model.at(static_cast<std::size_t>(parameter.model_index)) = host_squared_[i];
   }
   return by_model;

@@ -28,8 +28,8 @@ class Optimizer {
   /// `arena`.
   Optimizer(Ops& ops, Parameters& parameters, const TrainConfig& train, Arena& arena);
 
-  /// By model_index, 0 for tensors of other stages and for tied copies, so that the element-wise
-  /// sum over all stages of one replica counts each tensor once. Waits for the device.
+  /// By model_index, 0 for tensors of other stages, tied copies and replicas, so that the
+  /// element-wise sum over all stages of one replica counts each tensor once. Waits for the device.
   std::vector<double> squared_norms(Stream stream, int model_tensors);
   /// One AdamW step; `norm` is the global gradient norm, `step` counts from 1.
   void apply(Stream stream, double norm, std::int64_t step);

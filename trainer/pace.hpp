@@ -18,6 +18,9 @@ struct PaceProfile {
   /// Seconds of 1/P of the model, or by stage when `stages` has one entry a stage.
   StageCost whole{0, 0, 0};
   std::vector<StageCost> stages;
+  /// The link of an expert group: an all-to-all takes latency + bytes received / bandwidth (0: as
+  /// fast as messages come).
+  double expert_latency_s = 0, expert_bytes_per_s = 0;
   std::vector<double> speed;  ///< by rank, 1 = as the times say, 0.5 = half as fast; empty: all 1
 
   /// Seconds of each (rank, stage). Throws UserError when sizes don't fit.

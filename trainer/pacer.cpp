@@ -61,15 +61,27 @@ void Pacer::begin_action(const Action& action, double arrival_s, bool stamped) {
   now_.start_s = std::max(free_s_, arrival_s);
   now_.end_s = now_.start_s + time_s_;
   now_.wait_s = now_.start_s - free_s_;
+  part_end_s_ = now_.start_s;
+  parts_ = false;
   real_start_s_ = now_s();
   counts_.stamped += stamped;
 }
 
+double Pacer::hold_part(double ready_s, double seconds, const std::function<void()>& poll) {
+  part_end_s_ = std::max(part_end_s_, ready_s) + seconds;
+  for (double left_s; (left_s = part_end_s_ - now_s()) > 0;) {
+    poll();
+    sleep_s(std::min(left_s, kMinHoldPeriodS));
+  }
+  return part_end_s_;
+}
+
 Pacer::Times Pacer::end_action(Transport* transport) {
+  if (parts_) now_.end_s = part_end_s_;
   const double real_end_s = now_s();
   const double late_s = real_end_s - now_.end_s;
   counts_.actions += 1;
-  if (time_s_ > 0)
+  if (time_s_ > 0 && !parts_)
     counts_.busiest = std::max(counts_.busiest, (real_end_s - real_start_s_) / time_s_);
   if (late_s > std::max(kTolerance * time_s_, kMinToleranceS)) {
     counts_.overruns += 1;

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "schedules/cost_model.hpp"
 #include "schedules/schedule.hpp"
@@ -57,6 +58,13 @@ class Pacer {
   };
   /// Opens an action whose inputs arrived at `arrival_s` (0: none), by stamp or as seen.
   void begin_action(const Action& action, double arrival_s, bool stamped);
+  /// Within an open action whose compute comes in parts, not before `ready_s`: the part's end after
+  /// `seconds` of the device's time. Holds the rank until then,
+  /// polling.
+  double hold_part(double ready_s, double seconds, const std::function<void()>& poll);
+  /// After parts: the action ends when the last of them does.
+  void end_with_parts() { parts_ = true; }
+
   /// The real compute is over: holds the rank until the action's end while `transport` (may be
   /// null) makes progress, and gives the action's nominal times.
   Times end_action(Transport* transport);
@@ -70,6 +78,8 @@ class Pacer {
   double clock_offset_s_;
   double step_start_s_ = 0, free_s_ = 0;  ///< when the device is free, nominal
   double real_start_s_ = 0, time_s_ = 0;
+  double part_end_s_ = 0;  ///< of the parts so far; the action's start before the first
+  bool parts_ = false;
   Times now_;
   PaceCounts counts_;
 };

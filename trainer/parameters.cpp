@@ -9,14 +9,22 @@ namespace pipemark {
 
 namespace {
 constexpr double kDeviation = 0.02;
-constexpr int kBlockTensors = 12, kEmbeddingTensors = 2;
+constexpr int kEmbeddingTensors = 2, kAttentionTensors = 6;
+
+int block_tensors(const ModelConfig& model) {
+  return model.has_experts() ? kAttentionTensors + 4 + kExpertTensors * model.experts
+                             : kAttentionTensors + 6;
+}
+double residual_deviation(const ModelConfig& model) {
+  return kDeviation / std::sqrt(2.0 * model.layers);
+}
 
 ParameterSpec matrix(std::string name, int index, std::int64_t size, std::int64_t logical,
                      double deviation = kDeviation) {
-  return {std::move(name), index, size, logical, Initial::normal, deviation, true, false};
+  return {std::move(name), index, size, logical, Initial::normal, deviation, true};
 }
 ParameterSpec vector(std::string name, int index, std::int64_t size, Initial initial) {
-  return {std::move(name), index, size, size, initial, 0, false, false};
+  return {std::move(name), index, size, size, initial, 0, false};
 }
 
 std::vector<ParameterSpec> embedding_parameters(const ModelConfig& model) {
@@ -27,9 +35,9 @@ std::vector<ParameterSpec> embedding_parameters(const ModelConfig& model) {
 
 std::vector<ParameterSpec> block_parameters(const ModelConfig& model, int block) {
   const std::int64_t C = model.channels;
-  const double residual = kDeviation / std::sqrt(2.0 * model.layers);
+  const double residual = residual_deviation(model);
   std::vector<ParameterSpec> specs;
-  int index = kEmbeddingTensors + block * kBlockTensors;
+  int index = kEmbeddingTensors + block * block_tensors(model);
   const std::string path = fmt::format("block/{}/", block);
   const auto norm = [&](const char* name) {
     specs.push_back(vector(path + name + "/weight", index++, C, Initial::one));
@@ -43,6 +51,15 @@ std::vector<ParameterSpec> block_parameters(const ModelConfig& model, int block)
   linear("attention/qkv", 3 * C, C, kDeviation);
   linear("attention/projection", C, C, residual);
   norm("mlp/norm");
+  if (model.has_experts()) {
+    linear("mlp/router", model.experts, C, kDeviation);
+    for (int expert = 0; expert < model.experts; ++expert) {
+      for (ParameterSpec& spec : expert_parameters(model, block + 1, expert)) {
+        specs.push_back(std::move(spec));
+      }
+    }
+    return specs;
+  }
   linear("mlp/expand", 4 * C, C, kDeviation);
   linear("mlp/projection", C, 4 * C, residual);
   return specs;
@@ -50,7 +67,7 @@ std::vector<ParameterSpec> block_parameters(const ModelConfig& model, int block)
 
 std::vector<ParameterSpec> head_parameters(const ModelConfig& model) {
   const std::int64_t C = model.channels;
-  int index = kEmbeddingTensors + model.layers * kBlockTensors;
+  int index = kEmbeddingTensors + model.layers * block_tensors(model);
   std::vector<ParameterSpec> specs;
   specs.push_back(vector("head/norm/weight", index++, C, Initial::one));
   specs.push_back(vector("head/norm/bias", index++, C, Initial::zero));
@@ -63,6 +80,21 @@ std::vector<ParameterSpec> head_parameters(const ModelConfig& model) {
   return specs;
 }
 }  // namespace
+
+std::vector<ParameterSpec> expert_parameters(const ModelConfig& model, int layer, int expert) {
+  const std::int64_t C = model.channels, Hd = model.hidden_of_expert();
+  const int block = layer - 1;
+  const int index = kEmbeddingTensors + block * block_tensors(model) + kAttentionTensors + 4 +
+                    kExpertTensors * expert;
+  const std::string path = fmt::format("block/{}/mlp/expert/{}/", block, expert);
+  std::vector<ParameterSpec> specs{
+      matrix(path + "expand/weight", index, Hd * C, Hd * C),
+      vector(path + "expand/bias", index + 1, Hd, Initial::zero),
+      matrix(path + "projection/weight", index + 2, C * Hd, C * Hd, residual_deviation(model)),
+      vector(path + "projection/bias", index + 3, C, Initial::zero)};
+  for (ParameterSpec& spec : specs) spec.expert = expert;
+  return specs;
+}
 
 std::vector<ParameterSpec> layer_parameters(const ModelConfig& model, int layer) {
   check(layer >= 0 && layer <= model.layers + 1, "layer {} of {}", layer, model.layers + 2);
@@ -109,6 +141,21 @@ std::int64_t Parameters::count() const {
     if (!parameter.tied_copy) count += parameter.logical_size;
   }
   return count;
+}
+
+Tensor Parameters::span(const Tensor& flat, int first, int last) const {
+  const ParamRange& from = ranges_.at(static_cast<std::size_t>(first));
+  const ParamRange& to = ranges_.at(static_cast<std::size_t>(last));
+  const std::int64_t count = to.offset + to.size - from.offset;
+  if (flat.data == nullptr) return {nullptr, count, flat.dtype};  // planning
+  return flat.slice(from.offset, count);
+}
+
+void Parameters::rename(int index, const ParameterSpec& spec) {
+  Parameter& parameter = list_.at(static_cast<std::size_t>(index));
+  check(spec.size == parameter.size && spec.decay == parameter.decay,
+        "Parameters::rename: {} can't take the place of {}", spec.name, parameter.name);
+  static_cast<ParameterSpec&>(parameter) = spec;
 }
 
 void Parameters::initialise(std::uint64_t seed) {

@@ -3,8 +3,10 @@
 // AdamW's moments m, v (fp32). 16 bytes a parameter with fp32 activations, 18 with bf16.
 //
 // Each tensor starts at a multiple of kParameterAlignment elements; the gap is zero and stays zero.
-// Model order: embedding/token/weight [Vp, C], embedding/position/weight [T, C], twelve a block,
-// head/norm/{weight,bias}, and head/weight [Vp, C] when the model is not tied.
+// Model order: embedding/token/weight [Vp, C], embedding/position/weight [T, C], twelve a block
+// (with experts ten, router's among them, and four an expert), head/norm/{weight,bias}, and
+// head/weight [Vp, C] when the model is not tied. The router's bias [E] has no gradient of its own:
+// its place counts the loads of a step until the sums are made (GptStage).
 #pragma once
 
 #include <cstdint>
@@ -32,11 +34,18 @@ struct ParameterSpec {
   /// The head's copy of the tied table where the embedding is in another stage: same name and
   /// model_index as the embedding's; its gradient is only a part (Parameters' owner sums them).
   bool tied_copy = false;
+  /// Of an expert: which one. Elsewhere -1.
+  int expert = -1;
+  /// Another rank's (or place's) tensor stands for it in sums over the model.
+  bool replica = false;
 };
 
 /// Of one layer: 0 the embedding, 1..L the blocks, L + 1 the head. With tied weights the head's
 /// last entry is the tied copy.
 std::vector<ParameterSpec> layer_parameters(const ModelConfig& model, int layer);
+/// Of one expert of a block's layer; layer_parameters() has all of them, after the others.
+inline constexpr int kExpertTensors = 4;
+std::vector<ParameterSpec> expert_parameters(const ModelConfig& model, int layer, int expert);
 /// Of all layers, the tied table once: names[i] has model_index i.
 std::vector<ParameterSpec> model_parameters(const ModelConfig& model);
 
@@ -61,6 +70,11 @@ class Parameters {
   int find(const std::string& name) const;
   Tensor weight(int index) const { return cut(weights, index); }
   Tensor gradient(int index) const { return cut(gradients, index); }
+  Tensor master_of(int index) const { return cut(master, index); }
+  /// From the beginning of tensor `first` to the end of tensor `last` in one of the flat buffers.
+  Tensor span(const Tensor& flat, int first, int last) const;
+  /// From now on tensor `index` holds what `spec` names, of the same size (an expert that moved).
+  void rename(int index, const ParameterSpec& spec);
   /// Logical elements, tied copies not counted.
   std::int64_t count() const;
 

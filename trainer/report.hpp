@@ -26,6 +26,12 @@ struct StepReport {
   double span_bubble_rate = 0;
   int overruns = 0;  ///< paced actions that took longer than their time
   bool warmup = false;
+  /// All-to-alls of the experts' rows, mean over ranks: how long nothing else could run (inside
+  /// actions, so not in bubble_ratio), and how long they were under way (summed over exchanges).
+  double exchange_exposed_s = 0, exchange_flight_s = 0;
+  double expert_imbalance = 0;  ///< most rows of an expert rank over the mean, mean over blocks
+  std::int64_t expert_moved_bytes = 0;  ///< after this step, over all ranks
+  double expert_move_s = 0;
 };
 
 struct RankReport {

@@ -34,23 +34,22 @@ void check_config(const RunConfig& config, int ranks) {
   at_least("train.micro_batches", train.micro_batches, 1);
   at_least("train.warmup_steps", train.warmup_steps, 0);
   at_least("train.validation_batches", train.validation_batches, 0);
-  if (parallel.expert != 1) {
-    throw UserError(
-        fmt::format("parallel.expert = {}, but the model has no experts", parallel.expert),
-        "set parallel.expert = 1");
-  }
+  check_experts(config);
   if (parallel.ranks() != ranks) {
     throw UserError(
         fmt::format("parallel.pipeline {} x data {} x expert {} = {} ranks, but the job has {}",
                     parallel.pipeline, parallel.data, parallel.expert, parallel.ranks(), ranks),
         fmt::format("launch it with mpirun -n {}, or change [parallel]", parallel.ranks()));
   }
-  if (train.batch % (train.micro_batches * parallel.data) != 0) {
+  const int parts = train.micro_batches * parallel.data * parallel.expert;
+  if (train.batch % parts != 0) {
     throw UserError(
-        fmt::format("train.batch = {} does not divide among {} micro-batches of {} data ranks",
-                    train.batch, train.micro_batches, parallel.data),
-        fmt::format("train.batch must be a multiple of train.micro_batches x parallel.data = {}",
-                    train.micro_batches * parallel.data));
+        fmt::format("train.batch = {} does not divide among {} micro-batches of {} data x {} "
+                    "expert ranks",
+                    train.batch, train.micro_batches, parallel.data, parallel.expert),
+        fmt::format("train.batch must be a multiple of train.micro_batches x parallel.data x "
+                    "parallel.expert = {}",
+                    parts));
   }
 }
 
@@ -89,7 +88,8 @@ std::vector<LayerCost> layer_parameter_costs(const ModelConfig& model) {
 
 MicroBatchShape micro_batch_shape(const RunConfig& config) {
   const auto& train = config.train;
-  return {train.batch / config.parallel.data / train.micro_batches, train.micro_batches,
+  const int parts = config.parallel.data * config.parallel.expert * train.micro_batches;
+  return {train.batch / parts, train.micro_batches,
           static_cast<std::int64_t>(train.batch) * config.model.context};
 }
 

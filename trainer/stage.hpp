@@ -11,6 +11,7 @@
 
 #include "kernels/device.hpp"
 #include "kernels/tensor.hpp"
+#include "trainer/task.hpp"
 
 namespace pipemark {
 
@@ -41,6 +42,35 @@ class Stage {
                         Tensor grad_output, Tensor grad_input) {
     backward_input(stream, slot, weight_slot, micro_batch, grad_output, grad_input);
     backward_weight(stream, slot, weight_slot, micro_batch);
+  }
+
+  /// True where actions wait for messages of their own: then the tasks below pause, and two of them
+  /// (one forward, one full backward) may be under way at once on this rank where
+  /// can_overlap().
+  virtual bool pauses() const { return false; }
+  virtual bool can_overlap() const { return true; }
+  /// FLOPs of a forward when the load is even; I and W are the same each. 0: not known.
+  virtual double forward_flops() const { return 0; }
+  /// The calls above as tasks.
+  virtual StageTask forward_task(Stream stream, int slot, int micro_batch, Tensor input,
+                                 Tensor output) {
+    forward(stream, slot, micro_batch, input, output);
+    return {};
+  }
+  virtual StageTask backward_input_task(Stream stream, int slot, int weight_slot, int micro_batch,
+                                        Tensor grad_output, Tensor grad_input) {
+    backward_input(stream, slot, weight_slot, micro_batch, grad_output, grad_input);
+    return {};
+  }
+  virtual StageTask backward_weight_task(Stream stream, int slot, int weight_slot,
+                                         int micro_batch) {
+    backward_weight(stream, slot, weight_slot, micro_batch);
+    return {};
+  }
+  virtual StageTask backward_task(Stream stream, int slot, int weight_slot, int micro_batch,
+                                  Tensor grad_output, Tensor grad_input) {
+    backward(stream, slot, weight_slot, micro_batch, grad_output, grad_input);
+    return {};
   }
 };
 

@@ -66,6 +66,7 @@ Trainer::Impl::Impl(Cluster& cluster, const RunConfig& config, const PaceProfile
   model_tensors_ = static_cast<int>(model_parameters(config_.model).size());
   clock_offset_s_ = cluster_.clock_offset().offset_s;
 
+  make_exchange(pace);
   Arena planning;
   {
     Pieces planned;
@@ -85,8 +86,28 @@ Trainer::Impl::Impl(Cluster& cluster, const RunConfig& config, const PaceProfile
   targets_.resize(tokens);
 }
 
+void Trainer::Impl::make_exchange(const PaceProfile* pace) {
+  if (!has_experts()) return;
+  const ParallelConfig& parallel = config_.parallel;
+  expert_group_ = {parallel.expert, grid_.expert_rank,
+                   config_.model.experts + parallel.redundant_experts, nullptr};
+  if (parallel.expert == 1) return;
+  const WaitPolicy policy = pace != nullptr ? WaitPolicy::shared_core : cluster_.wait_policy();
+  ExpertLink link;
+  if (pace != nullptr) link = {pace->expert_latency_s, pace->expert_bytes_per_s};
+  exchange_ = std::make_unique<ExpertExchange>(
+      grid_.expert, ops_->device(), TransportMpi::Options{config_.train.wait_timeout_s, policy},
+      link);
+  expert_group_.exchange = exchange_.get();
+}
+
 void Trainer::Impl::build(Arena& arena, Pieces& pieces) {
+  const LayerShape layer(config_.model, plan_.shape.sequences);
   pieces.scratch = GptScratch::take(*ops_, config_.model, plan_.shape.sequences, arena);
+  if (has_experts()) {
+    const MoeShape moe(config_.model, layer, expert_group_, plan_.shape.batch_tokens);
+    pieces.moe_scratch = MoeScratch::take(layer, moe, ops_->activation_dtype(), arena);
+  }
   for (std::size_t k = 0; k < step_plan_.held.size(); ++k) {
     const HeldStage& held = step_plan_.held[k];
     bool splits = false;
@@ -96,12 +117,12 @@ void Trainer::Impl::build(Arena& arena, Pieces& pieces) {
     const StageSlots slots{held.activation_slots, splits ? held.weight_slots : 0};
     pieces.stages.push_back(std::make_unique<GptStage>(
         *ops_, config_.model, plan_.layers_of(held.stage), plan_.shape, slots,
-        plan_.checkpointed[static_cast<std::size_t>(held.stage)], pieces.scratch, arena));
+        plan_.checkpointed[static_cast<std::size_t>(held.stage)], pieces.scratch, arena,
+        ExpertSetup{expert_group_, &pieces.moe_scratch}));
     pieces.optimizers.push_back(std::make_unique<Optimizer>(
         *ops_, pieces.stages.back()->parameters(), config_.train, arena));
   }
-  const std::int64_t boundary = LayerShape(config_.model, plan_.shape.sequences).elements();
-  pieces.buffers = take_boundary_buffers(arena, {&step_plan_, &forward_plan_}, boundary,
+  pieces.buffers = take_boundary_buffers(arena, {&step_plan_, &forward_plan_}, layer.elements(),
                                          ops_->activation_dtype());
 }
 
@@ -125,6 +146,7 @@ void Trainer::Impl::make_pipeline(const PaceProfile* pace) {
   for (auto& stage : pieces_.stages) stages.push_back(stage.get());
   executor_ = std::make_unique<Executor>(step_plan_, std::move(stages), pieces_.buffers,
                                          ops_->device(), transport_.get(), pacer_.get());
+  executor_->set_exchange(exchange_.get(), config_.schedule.overlap);
 }
 
 bool Trainer::Impl::owns(std::size_t held) const {

@@ -9,6 +9,7 @@
 #include "trainer/cluster.hpp"
 #include "trainer/data.hpp"
 #include "trainer/executor.hpp"
+#include "trainer/expert_exchange.hpp"
 #include "trainer/gradient_sync.hpp"
 #include "trainer/optimizer.hpp"
 #include "trainer/run_plan.hpp"
@@ -28,6 +29,7 @@ class Trainer::Impl {
   /// What lies in the arena; made twice, planned and real.
   struct Pieces {
     GptScratch scratch;
+    MoeScratch moe_scratch;                         ///< empty without experts
     std::vector<std::unique_ptr<GptStage>> stages;  ///< by held_by(pipeline rank)
     std::vector<std::unique_ptr<Optimizer>> optimizers;
     std::vector<Tensor> buffers;
@@ -40,9 +42,20 @@ class Trainer::Impl {
   };
 
   // trainer.cpp
+  void make_exchange(const PaceProfile* pace);
   void build(Arena& arena, Pieces& pieces);
   void make_pipeline(const PaceProfile* pace);
   bool owns(std::size_t held) const;  ///< this rank speaks for the stage: replica 0, data rank 0
+
+  // trainer_experts.cpp
+  bool has_experts() const { return config_.model.has_experts(); }
+  /// All sums over ranks of a step's gradients and loads.
+  void sum_gradients();
+  /// Counts the step's loads, and moves experts where the step ends an interval.
+  void balance_experts(StepReport& report);
+  /// Data of its own: a rank of the data or the expert dimension.
+  int feeder() const { return grid_.data_rank * config_.parallel.expert + grid_.expert_rank; }
+  int feeders() const { return config_.parallel.data * config_.parallel.expert; }
 
   // trainer_step.cpp
   void load_batch(std::int64_t step, bool validation);
@@ -78,6 +91,9 @@ class Trainer::Impl {
   bool paced_ = false;
   std::unique_ptr<Pacer> pacer_;
   std::unique_ptr<TransportMpi> transport_;
+  ExpertGroup expert_group_;
+  std::unique_ptr<ExpertExchange> exchange_;
+  std::vector<std::vector<std::vector<double>>> interval_loads_;  ///< [held][block][expert]
   std::unique_ptr<Executor> executor_;
   Stream stream_;
   double message_s_ = 0, clock_offset_s_ = 0;

@@ -11,12 +11,23 @@ namespace {
 /// Steps whose action times are kept, so that the median step's timeline can be shown.
 constexpr std::size_t kKeptActions = 1u << 20;
 /// Per-rank figures of a step, in rank 0's clock.
-enum Figure { kStart, kEnd, kBusy, kStepS, kOptimizerS, kOverruns, kActions, kFigures };
+enum Figure {
+  kStart,
+  kEnd,
+  kBusy,
+  kStepS,
+  kOptimizerS,
+  kOverruns,
+  kActions,
+  kExposed,
+  kFlight,
+  kFigures
+};
 }  // namespace
 
 void Trainer::Impl::load_batch(std::int64_t step, bool validation) {
   const int sequences = plan_.shape.sequences * plan_.shape.micro_batches;
-  const int first = grid_.data_rank * sequences;
+  const int first = feeder() * sequences;
   const auto fetch = validation ? &Dataset::validation_batch : &Dataset::batch;
   (data_.*fetch)(step, config_.train.batch, first, sequences, tokens_, targets_);
   for (auto& stage : pieces_.stages) stage->set_batch(stream_, tokens_, targets_);
@@ -29,29 +40,17 @@ void Trainer::Impl::run_gradients(std::int64_t step) {
   executor_->run_step(step, times_);
 }
 
-namespace {
-void sum_gradients(GradientSync& sync, Device& device, Stream stream,
-                   std::vector<std::unique_ptr<GptStage>>& stages) {
-  std::vector<GradientSync::HeldGradients> held;
-  for (auto& stage : stages) {
-    stage->finish_gradients(stream);
-    held.push_back({stage->parameters().gradients, stage->tied_gradient()});
-  }
-  sync.run(device, stream, held);
-}
-}  // namespace
-
 std::pair<double, double> Trainer::Impl::reduce_loss_and_norm() {
   const auto tensors = static_cast<std::size_t>(model_tensors_);
   const auto micro_batches = static_cast<std::size_t>(plan_.shape.micro_batches);
-  const std::size_t losses = micro_batches * static_cast<std::size_t>(config_.parallel.data);
+  const std::size_t losses = micro_batches * static_cast<std::size_t>(feeders());
   // One contributor an entry: every partition gives the same bits.
   std::vector<double> sums(tensors + losses, 0.0);
   for (std::size_t k = 0; k < pieces_.stages.size(); ++k) {
     const auto squared = pieces_.optimizers[k]->squared_norms(stream_, model_tensors_);
     for (std::size_t i = 0; owns(k) && i < tensors; ++i) sums[i] += squared[i];
     const auto local = pieces_.stages[k]->read_losses(stream_);
-    const std::size_t first = tensors + static_cast<std::size_t>(grid_.data_rank) * micro_batches;
+    const std::size_t first = tensors + static_cast<std::size_t>(feeder()) * micro_batches;
     for (std::size_t m = 0; m < local.size(); ++m) sums[first + m] += local[m];
   }
   cluster_.world().allreduce_sum(std::span<double>(sums), "losses and squared norms");
@@ -67,13 +66,14 @@ StepReport Trainer::Impl::train_step(std::int64_t step) {
   const double start = now_s();
   run_gradients(step);
   const double pipeline_end = now_s();
-  sum_gradients(sync_, ops_->device(), stream_, pieces_.stages);
+  sum_gradients();
   std::tie(report.loss, report.gradient_norm) = reduce_loss_and_norm();
   for (auto& optimizer : pieces_.optimizers) {
     optimizer->apply(stream_, report.gradient_norm, step + 1);
   }
   ops_->device().synchronize(stream_);
   const double end = now_s();
+  if (has_experts()) balance_experts(report);
   report.learning_rate = learning_rate(config_.train, step + 1);
   peak_live_ = std::max(peak_live_, times_.peak_live);
   measure_step(report, end - start, end - pipeline_end);
@@ -95,16 +95,22 @@ void Trainer::Impl::measure_step(StepReport& report, double step_s, double optim
   mine[kOptimizerS] = optimizer_s;
   mine[kOverruns] = times_.overruns;
   mine[kActions] = static_cast<double>(times_.actions.size());
+  if (exchange_ != nullptr) {
+    const ExpertExchange::Times times = exchange_->take_times();
+    mine[kExposed] = times.exposed_s;
+    mine[kFlight] = times.flight_s;
+  }
   cluster_.world().allreduce_sum(std::span<double>(all), "step figures");
 
-  // World rank = data rank * P + pipeline rank; the ratio's idle and room are summed over
-  // pipelines.
-  const int P = config_.parallel.pipeline;
+  // World rank = (data rank * P + pipeline rank) * E + expert rank; the ratio's idle and room are
+  // summed over pipelines, one for each data and expert rank.
+  const int P = config_.parallel.pipeline, E = config_.parallel.expert;
   double busy = 0, room = 0, longest_span = 0, longest_busy = 0;
-  for (int d = 0; d < config_.parallel.data; ++d) {
+  for (int feeder = 0; feeder < feeders(); ++feeder) {
     double first = 1e300, last = -1e300;
     for (int p = 0; p < P; ++p) {
-      const double* of = all.data() + static_cast<std::size_t>(d * P + p) * kFigures;
+      const int rank = (feeder / E * P + p) * E + feeder % E;
+      const double* of = all.data() + static_cast<std::size_t>(rank) * kFigures;
       first = std::min(first, of[kStart]);
       last = std::max(last, of[kEnd]);
       busy += of[kBusy];
@@ -115,6 +121,8 @@ void Trainer::Impl::measure_step(StepReport& report, double step_s, double optim
       report.step_s = std::max(report.step_s, of[kStepS]);
       report.optimizer_s = std::max(report.optimizer_s, of[kOptimizerS]);
       report.overruns += static_cast<int>(of[kOverruns]);
+      report.exchange_exposed_s += of[kExposed] / static_cast<double>(ranks);
+      report.exchange_flight_s += of[kFlight] / static_cast<double>(ranks);
       actions_ += static_cast<std::int64_t>(of[kActions]);
     }
     report.pipeline_s = std::max(report.pipeline_s, last - first);
@@ -144,18 +152,17 @@ double Trainer::Impl::validate_model() {
     }
   }
   for (auto& stage : pieces_.stages) stage->set_evaluation(false);
-  const double count =
-      static_cast<double>(batches) * plan_.shape.micro_batches * config_.parallel.data;
+  const double count = static_cast<double>(batches) * plan_.shape.micro_batches * feeders();
   return cluster_.world().allreduce_sum(sum, "validation loss") / count;
 }
 
 std::vector<NamedTensor> Trainer::Impl::gradients_of_step(std::int64_t step) {
   run_gradients(step);
-  sum_gradients(sync_, ops_->device(), stream_, pieces_.stages);
+  sum_gradients();
   // Each owner sends "name\n" + raw values; rank 0 orders them as the model does.
   std::string mine;
   for (std::size_t k = 0; k < pieces_.stages.size(); ++k) {
-    if (!owns(k)) continue;
+    if (!owns(k)) continue;  // a rank of the expert dimension speaks for its experts
     const Parameters& parameters = pieces_.stages[k]->parameters();
     for (const NamedTensor& tensor : parameters.read(stream_, parameters.gradients)) {
       const std::uint64_t bytes = tensor.values.size() * sizeof(float);

@@ -40,6 +40,7 @@ struct Golden {
 };
 
 inline std::string folder() { return std::string(PIPEMARK_GOLDEN_DIR) + "/gpt/"; }
+inline std::string moe_folder() { return std::string(PIPEMARK_GOLDEN_DIR) + "/moe/"; }
 
 inline std::vector<float> read_floats(const std::string& path) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
@@ -97,6 +98,46 @@ inline Golden load(bool tied) {
   for (const auto& tensor : index.at("cases").at("untied").at("tensors")) {
     if (tied && tensor.at("name") == "head/weight") continue;
     golden.weights.push_back(cut(tensor, "weight"));
+  }
+  return golden;
+}
+
+/// Of a mixture-of-experts GPT (scripts/golden/moe_gradients.py), the same text.
+struct MoeGolden : Golden {
+  std::vector<std::vector<float>> loads;   ///< of step 0, by block and expert
+  std::vector<std::vector<float>> biases;  ///< after the last step
+  int capacity_group = 0;                  ///< sequences whose rows share an expert's capacity
+};
+
+/// `name`: "bias", "auxiliary", "top1" or "capacity".
+inline MoeGolden load_moe(const std::string& name) {
+  std::ifstream file(moe_folder() + "golden.json");
+  if (!file) throw std::runtime_error("cannot read " + moe_folder() + "golden.json");
+  const auto index = nlohmann::json::parse(file);
+  const std::vector<float> floats = read_floats(moe_folder() + "golden.bin");
+  MoeGolden golden;
+  read_settings(index, golden);
+  golden.text = folder() + "text.bin";
+  index.at("tokens").get_to(golden.tokens);
+  index.at("targets").get_to(golden.targets);
+  index.at("capacity_group").get_to(golden.capacity_group);
+  index.at("model").at("experts").get_to(golden.model.experts);
+  index.at("model").at("expert_hidden").get_to(golden.model.expert_hidden);
+  const auto& one = index.at("cases").at(name);
+  one.at("router").get_to(golden.model.router);
+  one.at("top_k").get_to(golden.model.top_k);
+  one.at("bias_speed").get_to(golden.model.bias_speed);
+  one.at("auxiliary_scale").get_to(golden.model.auxiliary_scale);
+  one.at("capacity_factor").get_to(golden.model.capacity_factor);
+  one.at("loss").get_to(golden.loss);
+  one.at("losses").get_to(golden.losses);
+  one.at("gradient_norms").get_to(golden.gradient_norms);
+  one.at("loads").get_to(golden.loads);
+  one.at("biases").get_to(golden.biases);
+  for (const auto& tensor : one.at("tensors")) {
+    const auto at = floats.begin() + tensor.at("gradient").get<std::ptrdiff_t>();
+    golden.gradients.push_back(
+        {tensor.at("name"), {at, at + tensor.at("size").get<std::ptrdiff_t>()}});
   }
   return golden;
 }

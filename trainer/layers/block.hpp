@@ -1,26 +1,19 @@
-// BlockLayer: one pre-LayerNorm transformer block,
+// BlockLayer: one pre-LayerNorm transformer block, AttentionLayer and the MLP,
 //
-//   r = x + projection(attention(qkv(norm(x))))
-//   y = r + projection(gelu(expand(norm(r))))
+//   y = r + projection(gelu(expand(h)))
 //
 // whose last sum is left to the next layer's LayerNorm (Flow). I makes all input gradients and the
 // LayerNorms' dw, db; W the four linear layers' dw, db, from the activations, the block's output
 // gradient and BlockDeferred.
 #pragma once
 
-#include "trainer/layers/layer.hpp"
+#include "trainer/layers/attention.hpp"
 
 namespace pipemark {
 
 /// What forward keeps for one micro-batch: N (16 C a + 16 + 4 H) bytes.
-struct BlockActivations {
-  Tensor x;                    ///< [N, C] the block's input; the boundary on a first layer
-  Tensor norm1, mean1, rstd1;  ///< [N, C], fp32 [N] twice
-  Tensor qkv;                  ///< [N, 3C]
-  Tensor attention, lse;       ///< [N, C], fp32 [B, H, T]
-  Tensor residual;             ///< [N, C] r
-  Tensor norm2, mean2, rstd2;  ///< [N, C], fp32 [N] twice
-  Tensor pre, gelu;            ///< [N, 4C] twice
+struct BlockActivations : AttentionActivations {
+  Tensor pre, gelu;  ///< [N, 4C] twice
 
   /// `own_input`: the block is not its stage's first layer, so x is kept here.
   static BlockActivations take(const LayerShape& shape, DType dtype, bool own_input, Arena& arena);
@@ -48,8 +41,8 @@ class BlockLayer {
 
   Ops& ops_;
   LayerShape shape_;
-  Weight norm1_w_, norm1_b_, qkv_w_, qkv_b_, attention_w_, attention_b_;
-  Weight norm2_w_, norm2_b_, expand_w_, expand_b_, mlp_w_, mlp_b_;
+  AttentionLayer attention_;
+  Weight expand_w_, expand_b_, mlp_w_, mlp_b_;
 };
 
 }  // namespace pipemark

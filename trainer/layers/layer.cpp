@@ -2,12 +2,14 @@
 
 namespace pipemark {
 
+AttentionDeferred AttentionDeferred::take(const LayerShape& shape, DType dtype, Arena& arena) {
+  return {arena.take(shape.elements(), dtype, "block/deferred/dresidual"),
+          arena.take(3 * shape.elements(), dtype, "block/deferred/dqkv")};
+}
+
 BlockDeferred BlockDeferred::take(const LayerShape& shape, DType dtype, Arena& arena) {
-  BlockDeferred deferred;
-  deferred.dpre = arena.take(4 * shape.elements(), dtype, "block/deferred/dpre");
-  deferred.dresidual = arena.take(shape.elements(), dtype, "block/deferred/dresidual");
-  deferred.dqkv = arena.take(3 * shape.elements(), dtype, "block/deferred/dqkv");
-  return deferred;
+  return {AttentionDeferred::take(shape, dtype, arena),
+          arena.take(4 * shape.elements(), dtype, "block/deferred/dpre")};
 }
 
 GptScratch GptScratch::take(Ops& ops, const ModelConfig& model, int sequences, Arena& arena) {

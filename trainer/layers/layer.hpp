@@ -40,11 +40,16 @@ struct Flow {
   Tensor residual, addend;
 };
 
-/// What a block's W needs beyond its activations: 8 N C elements.
-struct BlockDeferred {
-  Tensor dpre;       ///< [N, 4C] gradient before the GELU
+/// What the W of a block's attention needs beyond its activations: 4 N C elements.
+struct AttentionDeferred {
   Tensor dresidual;  ///< [N, C] gradient of the attention's output
   Tensor dqkv;       ///< [N, 3C]
+  static AttentionDeferred take(const LayerShape& shape, DType dtype, Arena& arena);
+};
+
+/// The same of a block: 8 N C elements.
+struct BlockDeferred : AttentionDeferred {
+  Tensor dpre;  ///< [N, 4C] gradient before the GELU
   static BlockDeferred take(const LayerShape& shape, DType dtype, Arena& arena);
 };
 
