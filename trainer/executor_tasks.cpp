@@ -117,9 +117,8 @@ void Executor::run_tasks_paced(std::span<const PlanCall> calls, const Action& ac
       const Pending* awaited = one.task.pending();
       const double ready_s = awaited != nullptr ? awaited->ready_s() : 0;
       one.task.resume();
-      if (const double flops = one.task.take_flops(); flops > 0) {
-        pacer_->hold_part(ready_s, flops * s_per_flop, poll);
-      }
+      // Without work the device was at least idle until then.
+      pacer_->hold_part(ready_s, one.task.take_flops() * s_per_flop, poll);
     });
   }
   pacer_->end_with_parts();

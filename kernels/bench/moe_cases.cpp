@@ -14,6 +14,8 @@ constexpr auto kAct = Storage::activation;
 constexpr auto kFp32 = Storage::fp32;
 constexpr auto kInt = Storage::int32;
 constexpr int kExperts = 8, kTopK = 2;
+// Where p is near 1, dp and its mean under p cancel: dlogits' rms is about a quarter of dp's.
+constexpr double kRouterCondition = 4;
 
 TensorSpec in(std::string label, std::int64_t count, double scale = 1, Storage storage = kAct) {
   return {std::move(label), count, storage, Role::input, scale, 0};
@@ -56,7 +58,8 @@ void add_router(std::vector<OpCase>& cases, const CaseShape& s, double act, int 
        [=](Ops& o, Tensors& t) { o.router_forward({}, r, t[0], t[1], t[2], t[3], t[4]); },
        [=](Ops& o, Tensors& t) { o.router_backward({}, r, t[2], t[3], t[4], t[5], t[6], t[7]); },
        op_cost::router_backward(r, act),
-       kExperts + top_k});
+       double(kExperts + top_k),
+       kRouterCondition});
 }
 
 void add_moves(std::vector<OpCase>& cases, const CaseShape& s, double act) {
