@@ -10,6 +10,7 @@
 // runs over keys), because rows 3 C apart fall into few sets of the first cache.
 //
 // Legend: B, T, C, H as in kernels/ops.hpp; D = C / H, Dp and Tp are D and T rounded up to packs.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/kokkos/gemm.hpp"
@@ -19,8 +20,10 @@
 namespace pipemark::kokkos {
 namespace {
 
-constexpr int kRows = kWidth == 1 ? 1 : 8;  // of a register tile
-constexpr int kQueryBlock = 64;             // queries whose scores are held: [64, Tp]
+// Of a register tile: its 2 kRows sums, two Packs and a splat fit the registers, 32 or 16 of them.
+constexpr int kRows = kWidth == 1 ? 1 : kWidth == 16 ? 8 : 4;
+constexpr int kAhead = 4;        // rows that are fetched before they are packed
+constexpr int kQueryBlock = 64;  // queries whose scores are held: [64, Tp]
 
 /// Sizes and strides of one head's work, and the scratch's parts.
 struct Head {
@@ -59,10 +62,17 @@ struct Cutter {
   }
 };
 
+/// Rows of a head lie too far apart for the processor to foresee the next.
+KOKKOS_FORCEINLINE_FUNCTION void prefetch_row(const float* row, int size) {
+  constexpr int kFloatsOfLine = 16;
+  for (int d = 0; d < size; d += kFloatsOfLine) __builtin_prefetch(row + d);
+}
+
 /// to[rows, Dp] = factor from[rows, D], zeros in the padding.
 KOKKOS_INLINE_FUNCTION void pack_rows(const float* from, std::int64_t stride, int rows,
                                       const Head& h, float factor, float* to) {
   for (int r = 0; r < rows; ++r) {
+    prefetch_row(from + (r + kAhead) * stride, h.size);
     for_packs(h.size, [&](int d, int k) {
       store(to + std::int64_t{r} * h.size_p + d, load(from + r * stride + d, k) * factor);
     });
@@ -196,6 +206,7 @@ KOKKOS_INLINE_FUNCTION void head_backward(const Head& h, int channels, const flo
       constexpr int R = decltype(tile_rows)::value;
       const int limit = q0 + r + R, packs = packs_of(limit);
       const std::int64_t at = std::int64_t{r} * h.tokens_p, row = std::int64_t{r} * h.size_p;
+      for (int i = 0; i < R; ++i) prefetch_row(out + (q0 + r + i) * h.out_stride, h.size);
       tile_row<R>(q + row, h.size_p, 1, kt, h.tokens_p, h.size, p + at, h.tokens_p, packs, false);
       tile_row<R>(g + row, h.size_p, 1, vt, h.tokens_p, h.size, ds + at, h.tokens_p, packs, false);
       for (int i = 0; i < R; ++i) {
@@ -235,7 +246,8 @@ void check_attention(const AttentionShape& s, Tensor qkv, Tensor workspace, std:
 }  // namespace
 
 std::size_t KokkosOps::workspace_bytes(const AttentionShape& attention, int) const {
-  return static_cast<std::size_t>(Head(attention).backward_scratch()) * sizeof(float);
+  const std::int64_t needed = std::max(Head(attention).backward_scratch(), kProductScratch);
+  return static_cast<std::size_t>(needed) * sizeof(float);
 }
 
 // One thread a rank: the iterations over heads follow one another and share one scratch.

@@ -1,35 +1,16 @@
-// Linear layers: products by gemm() in blocks of rows, bias and GELU applied to a block while it is
-// still in the second cache. The blocks start at row 0, so a row's bits depend on its place in the
-// micro-batch and the micro-batch's size only.
+// Linear layers: products, with bias and GELU applied to sums that have not left the cache.
 #include "kernels/kokkos/elementwise.hpp"
-#include "kernels/kokkos/gelu.hpp"
 #include "kernels/kokkos/gemm.hpp"
 #include "kernels/kokkos/kokkos_ops.hpp"
 
 namespace pipemark::kokkos {
 namespace {
 
-constexpr std::int64_t kLeastRows = 128;  // below, oneDNN loses a tenth and more
-constexpr std::int64_t kWeightRowBlock = 512;
-
-/// Rows of a block of outputs that takes half of a 1 MiB second cache.
-constexpr std::int64_t row_block(int columns) {
-  constexpr std::int64_t kBlockFloats = (std::int64_t{512} << 10) / sizeof(float);
-  const std::int64_t rows = kBlockFloats / columns / 64 * 64;
-  return rows < kLeastRows ? kLeastRows : rows;
-}
-
 void check_linear(const LinearShape& s, Tensor outer, Tensor inner, Tensor w) {
   check(outer.size >= s.rows * s.out && inner.size >= s.rows * s.in &&
             w.size >= std::int64_t{s.in} * s.out,
         "linear {} x {} -> {}: tensors of {}, {} and {} elements", s.rows, s.in, s.out, inner.size,
         outer.size, w.size);
-}
-
-/// f(first_row, rows) for blocks of [0, rows).
-template <class F>
-void for_row_blocks(std::int64_t rows, std::int64_t block, F&& f) {
-  for (std::int64_t n = 0; n < rows; n += block) f(n, rows - n < block ? rows - n : block);
 }
 
 template <int P>
@@ -67,78 +48,42 @@ void add_column_sums(const std::string& label, const float* x, std::int64_t rows
 }
 
 void KokkosOps::linear_forward(Stream, LinearShape s, Tensor x, Tensor w, Tensor b, Tensor y) {
-  static const std::string label = "linear/bias";
   check_linear(s, y, x, w);
-  const float* bias = b ? b.f32() : nullptr;
-  const int out = s.out;
-  for_row_blocks(s.rows, row_block(s.out), [&](std::int64_t n, std::int64_t rows) {
-    float* block = y.f32() + n * out;
-    gemm(false, true, rows, out, s.in, x.f32() + n * s.in, s.in, w.f32(), s.in, 0, block, out);
-    if (bias == nullptr) return;
-    launch(
-        label, rows, KOKKOS_LAMBDA(std::int64_t r) {
-          float* row = block + r * out;
-          for_packs(out,
-                    [&](int c, int k) { store(row + c, load(row + c, k) + load(bias + c, k), k); });
-        });
-  });
+  const Finish finish{Finish::Kind::bias, b ? b.f32() : nullptr};
+  product(s.rows, s.out, s.in, {x.f32(), s.in}, {w.f32(), s.in, true}, finish, y.f32(), s.out,
+          workspace_);
 }
 
 void KokkosOps::linear_gelu_forward(Stream, LinearShape s, Tensor x, Tensor w, Tensor b, Tensor pre,
                                     Tensor y) {
-  static const std::string label = "linear/bias_gelu";
   check_linear(s, pre, x, w);
   check(y.size >= s.rows * s.out, "linear_gelu: y has {} elements", y.size);
-  const float* bias = b ? b.f32() : nullptr;
-  const int out = s.out;
-  for_row_blocks(s.rows, row_block(s.out), [&](std::int64_t n, std::int64_t rows) {
-    float* block = pre.f32() + n * out;
-    float* result = y.f32() + n * out;
-    gemm(false, true, rows, out, s.in, x.f32() + n * s.in, s.in, w.f32(), s.in, 0, block, out);
-    launch(
-        label, rows, KOKKOS_LAMBDA(std::int64_t r) {
-          float* row = block + r * out;
-          for_packs(out, [&](int c, int k) {
-            Pack value = load(row + c, k);
-            if (bias != nullptr) value += load(bias + c, k);
-            store(row + c, value, k);
-            store(result + r * out + c, gelu(value), k);
-          });
-        });
-  });
+  const Finish finish{Finish::Kind::bias_gelu, b ? b.f32() : nullptr, y.f32()};
+  product(s.rows, s.out, s.in, {x.f32(), s.in}, {w.f32(), s.in, true}, finish, pre.f32(), s.out,
+          workspace_);
 }
 
 void KokkosOps::linear_backward_input(Stream, LinearShape s, Tensor dy, Tensor w, Tensor dx) {
   check_linear(s, dy, dx, w);
-  gemm(false, false, s.rows, s.in, s.out, dy.f32(), s.out, w.f32(), s.in, 0, dx.f32(), s.in);
+  product(s.rows, s.in, s.out, {dy.f32(), s.out}, {w.f32(), s.in}, {}, dx.f32(), s.in, workspace_);
 }
 
 void KokkosOps::linear_gelu_backward_input(Stream, LinearShape s, Tensor dy, Tensor w, Tensor pre,
                                            Tensor dpre) {
-  static const std::string label = "linear/gelu_backward";
   check_linear(s, dy, dpre, w);
   check(pre.size >= s.rows * s.in, "linear_gelu backward: pre has {} elements", pre.size);
-  for_row_blocks(s.rows, row_block(s.in), [&](std::int64_t n, std::int64_t rows) {
-    float* block = dpre.f32() + n * s.in;
-    const float* before = pre.f32() + n * s.in;
-    gemm(false, false, rows, s.in, s.out, dy.f32() + n * s.out, s.out, w.f32(), s.in, 0, block,
-         s.in);
-    for_each_pack(
-        label, rows * s.in, KOKKOS_LAMBDA(std::int64_t i, int k) {
-          store(block + i, load(block + i, k) * gelu_derivative(load(before + i, k)), k);
-        });
-  });
+  const Finish finish{Finish::Kind::gelu_slope, nullptr, nullptr, pre.f32()};
+  product(s.rows, s.in, s.out, {dy.f32(), s.out}, {w.f32(), s.in}, finish, dpre.f32(), s.in,
+          workspace_);
 }
 
 void KokkosOps::linear_backward_weight(Stream, LinearShape s, Tensor dy, Tensor x, Tensor dw,
                                        Tensor db) {
   static const std::string label = "linear/backward_bias";
   check_linear(s, dy, x, dw);
-  for_row_blocks(s.rows, kWeightRowBlock, [&](std::int64_t n, std::int64_t rows) {
-    const float* block = dy.f32() + n * s.out;
-    if (db) add_column_sums(label, block, rows, s.out, s.out, db.f32());
-    gemm(true, false, s.out, s.in, rows, block, s.out, x.f32() + n * s.in, s.in, 1, dw.f32(), s.in);
-  });
+  if (db) add_column_sums(label, dy.f32(), s.rows, s.out, s.out, db.f32());
+  product(s.out, s.in, s.rows, {dy.f32(), s.out, true}, {x.f32(), s.in}, {Finish::Kind::add},
+          dw.f32(), s.in, workspace_);
 }
 
 }  // namespace pipemark::kokkos

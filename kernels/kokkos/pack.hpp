@@ -17,7 +17,14 @@ inline constexpr int kWidth = 1;
 using Pack = float;
 using IntPack = std::int32_t;
 #else
+// A wider Pack than the processor's registers would be kept in memory.
+#if defined(__AVX512F__)
 inline constexpr int kWidth = 16;
+#elif defined(__AVX__)
+inline constexpr int kWidth = 8;
+#else
+inline constexpr int kWidth = 4;
+#endif
 typedef float Pack __attribute__((vector_size(kWidth * sizeof(float))));
 typedef std::int32_t IntPack __attribute__((vector_size(kWidth * sizeof(float))));
 #endif
@@ -83,19 +90,24 @@ template <int kDistance>
 inline Pack partner(Pack value) {
   return partner<kDistance>(value, std::make_index_sequence<kWidth>{});
 }
-/// By halves: lane i + lane i + 8, and so on down.
+/// By halves: lane i + lane i + kWidth / 2, and so on down.
+template <int kDistance = kWidth / 2>
 inline float sum(Pack value) {
-  value += partner<8>(value);
-  value += partner<4>(value);
-  value += partner<2>(value);
-  value += partner<1>(value);
-  return value[0];
+  value += partner<kDistance>(value);
+  if constexpr (kDistance == 1) {
+    return value[0];
+  } else {
+    return sum<kDistance / 2>(value);
+  }
 }
+template <int kDistance = kWidth / 2>
 inline float largest(Pack value) {
-  value = max(value, partner<8>(value));
-  value = max(value, partner<4>(value));
-  value = max(value, partner<2>(value));
-  return max(value, partner<1>(value))[0];
+  value = max(value, partner<kDistance>(value));
+  if constexpr (kDistance == 1) {
+    return value[0];
+  } else {
+    return largest<kDistance / 2>(value);
+  }
 }
 #endif
 
@@ -159,11 +171,10 @@ inline void exchange_rows(Pack (&rows)[kWidth]) {
   }
 }
 /// rows[i] lane j <-> rows[j] lane i, in registers.
+template <int kDistance = kWidth / 2>
 inline void transpose(Pack (&rows)[kWidth]) {
-  exchange_rows<8>(rows);
-  exchange_rows<4>(rows);
-  exchange_rows<2>(rows);
-  exchange_rows<1>(rows);
+  exchange_rows<kDistance>(rows);
+  if constexpr (kDistance > 1) transpose<kDistance / 2>(rows);
 }
 #else
 KOKKOS_FORCEINLINE_FUNCTION void transpose(Pack (&)[1]) {}
