@@ -60,7 +60,7 @@ std::vector<std::string> launch_words(const std::string& launcher, int ranks) {
     text = "mpirun -n {ranks}";
     if (launcher_is_open_mpi()) {
       text += " -q --mca orte_abort_print_stack 0";
-      if (!in_allocation) text += " --oversubscribe --mca btl_vader_single_copy_mechanism none";
+      if (!in_allocation) text += " --oversubscribe";
       if (!in_allocation && ranks > usable_cores()) {
         text += " --mca mpi_yield_when_idle 1 --bind-to none";
       }
