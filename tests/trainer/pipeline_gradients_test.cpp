@@ -78,7 +78,7 @@ TEST(PipelineGradients, TiedWithCheckpointingOfSomeStages) {
   for (const char* schedule : {"gpipe", "1f1b", "dualpipe"}) {
     RunConfig run = golden_run(golden, schedule, 16);
     if (!allowed(find_schedule(schedule), run)) continue;
-    run.train.checkpointing = "0";
+    run.train.checkpointing = std::string("0");
     expect_golden(run, golden);
   }
 }
