@@ -54,10 +54,20 @@ expect 2 'nowhere.txt' bash -c 'train 2 --set data.train=nowhere.txt'
 : >empty.txt; expect 2 'empty.txt' bash -c 'train 2 --set data.train=empty.txt'
 echo hi >tiny.txt; expect 2 'tiny.txt' bash -c 'train 2 --set data.train=tiny.txt'
 expect 2 'vocabulary' bash -c 'train 2 --set model.vocabulary=64'
+for _ in $(seq 200); do printf '\001\000\054\001'; done >tokens.bin  # uint16: 1, 300, 1, 300 ...
+expect 2 'token 300' bash -c 'train 2 --set data.train=tokens.bin --set data.format=uint16 --set model.context=8'
+printf '\001' >odd.bin
+expect 2 'odd.bin' bash -c 'train 2 --set data.train=odd.bin --set data.format=uint16'
+expect 2 'parallel.data = 3' bash -c 'train 6 --set parallel.data=3'
+expect 2 'dualpipe' bash -c 'train 3 --schedule dualpipe --set parallel.pipeline=3 --set train.batch=12 --micro-batches 12'
+expect 2 'dualpipe' bash -c 'train 2 --schedule dualpipe --set train.batch=10 --micro-batches 5'
 expect 2 'output.file' bash -c '"$source/scripts/mpirun-local" 2 "$pipemark" train run.toml -o /nowhere/run.h5'
 
 train 2 >out.txt 2>&1 || fail "a run: $(cat out.txt)"
 "$pipemark" verify run.h5 || fail "verify of a run"
+cp run.h5 good.h5
+train 2 --set data.train=nowhere.txt >out.txt 2>&1 && fail "a mistake beside an earlier record"
+cmp -s run.h5 good.h5 || fail "a mistake touched the earlier record"
 
 rm -f run.h5
 (train 2 --steps 100000 >killed.txt 2>&1; echo $? >code.txt) &
