@@ -14,6 +14,7 @@
 #include "suite/environment.hpp"
 #include "suite/toml.hpp"
 #include "trainer/nearest_name.hpp"
+#include "trainer/run_plan.hpp"
 
 namespace pipemark {
 
@@ -219,7 +220,10 @@ void check_run(const RunConfig& config, int ranks) {
   request.micro_batches = config.train.micro_batches;
   request.chunks = config.schedule.chunks;
   request.memory_limit = config.schedule.memory_limit * parallel.pipeline;
-  const int stages = make_schedule(config.schedule.name, request).placement.stages;
+  // A synthesised schedule is made later, for the run's own times.
+  const int stages = is_synthesised(config)
+                         ? synthesised_placement(config).stages
+                         : make_schedule(config.schedule.name, request).placement.stages;
   const int layers = config.model.layers + 2;  // embedding, blocks, head
   if (layers < stages) {
     throw UserError(
