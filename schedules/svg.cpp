@@ -93,7 +93,8 @@ double tick_step(double least) {
 
 struct Layout {
   double left = 0, plot = 0, row = 0;  // margin of the labels, width of the plot, height of a row
-  double start = 0, time = 0;          // of the longest timeline
+  double time = 0;                     // of the longest timeline
+  double digits = 1;                   // of the largest micro-batch's number
   bool causes = false;
 
   double x(double at, double start_of_timeline) const {
@@ -124,9 +125,9 @@ Layout layout_of(const Drawing& drawing, const SvgOptions& options) {
   check(layout.time > 0, "render_svg: a timeline of no time cannot be drawn");
   layout.left = kMargin + kCharWidth * kFont * (fmt::format("rank {}", ranks - 1).size() + 1.0);
   layout.row = std::clamp(640.0 / static_cast<double>(ranks), 4.0, 20.0);
-  const auto digits = static_cast<double>(
+  layout.digits = static_cast<double>(
       fmt::format("{}", std::max(0, drawing.schedule.micro_batches - 1)).size());
-  const double wanted = layout.time / shortest * (digits * kCharWidth * kSmallFont + 4);
+  const double wanted = layout.time / shortest * (layout.digits * kCharWidth * kSmallFont + 4);
   layout.plot = std::clamp(wanted, kLeastPlot, kMostPlot);
   if (options.width > 0) {
     layout.plot = 0;
@@ -214,13 +215,11 @@ class Picture {
     if (w > 2) svg_.frame(x, y, w, h);
   }
 
-  /// Written where it fits.
+  /// Written where the largest number would fit, so that equal actions have equal type.
   void number(int micro_batch, double x, double y, double w, double h) {
-    const std::string digits = fmt::format("{}", micro_batch);
-    const double size = std::min(
-        {kSmallFont, h - 1.0, (w - 2) / (kCharWidth * static_cast<double>(digits.size()))});
+    const double size = std::min({kSmallFont, h - 1.0, (w - 2) / (kCharWidth * layout_.digits)});
     if (size < kLeastFont) return;
-    svg_.text(x + w / 2, y + h / 2 + 0.36 * size, size, "middle", digits);
+    svg_.text(x + w / 2, y + h / 2 + 0.36 * size, size, "middle", fmt::format("{}", micro_batch));
   }
 
   /// A bar a rank, as long as its idle share of the makespan.

@@ -211,11 +211,15 @@ void refuse_faulty(const PlannedSchedule& planned) {
 }
 
 std::string synthesis_text(const Synthesis& s) {
+  // Equal ones may be off by the rounding of sums in another order.
+  const auto below = [](double bound, double value) {
+    return std::max(0.0, 100 * (1 - bound / value));
+  };
   std::string out = fmt::format(
       "lower bound       makespan {:.6g}, {:.2f} % below this one; longest span {:.6g}, {:.2f} % "
       "below\n",
-      s.lower_bound, 100 * (1 - s.lower_bound / s.makespan), s.span_lower_bound,
-      100 * (1 - s.span_lower_bound / s.span));
+      s.lower_bound, below(s.lower_bound, s.makespan), s.span_lower_bound,
+      below(s.span_lower_bound, s.span));
   return out + fmt::format("rendezvous sends  {}\n",
                            s.rendezvous ? "pass" : "would block: it sends further ahead");
 }

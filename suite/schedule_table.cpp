@@ -63,7 +63,7 @@ Figures simulate_row(const TableRow& table, double message) {
 }
 
 std::string line(const std::vector<std::string>& cells) {
-  constexpr int kWidths[] = {34, 22, 24, 26};
+  constexpr int kWidths[] = {36, 24, 26, 26};
   std::string out;
   for (std::size_t i = 0; i < cells.size(); ++i) {
     out += i + 1 == cells.size() ? cells[i] : fmt::format("{:<{}}", cells[i], kWidths[i]);
