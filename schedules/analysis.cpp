@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <future>
 #include <utility>
 
 #include "kernels/check.hpp"
@@ -246,6 +247,31 @@ IdleAnalysis analyze_ranks(const Schedule& schedule, const Timeline& timeline,
 
 IdleCauses analyze(const Schedule& schedule, const Timeline& timeline, const CostModel& cost) {
   return analyze_ranks(schedule, timeline, cost).total;
+}
+
+ProgramAnalysis simulate_and_analyze(const Program& program, StageCost whole, double message,
+                                     double overlap) {
+  const auto run = [&](double of_message) {
+    PlacedCost cost = PlacedCost::uniform(program.placement, whole, of_message);
+    cost.overlap = overlap;
+    return simulate(program, cost);
+  };
+  // Equal stages have no imbalance: (a) and (b) are one run, beside (c).
+  std::future<Simulation> silent;
+  if (message > 0) silent = std::async(std::launch::async, run, 0.0);
+  ProgramAnalysis made{run(message), {}};
+  const Simulation& c = made.simulation;
+  const Simulation a = message > 0 ? silent.get() : c;
+  const auto ranks = c.busy.size();
+  for (std::size_t r = 0; r < ranks; ++r) {
+    const double schedule_idle = a.makespan - a.busy[r], idle = c.makespan - c.busy[r];
+    const IdleCauses rank = causes_of(schedule_idle, schedule_idle, idle, idle, c.makespan);
+    made.idle.total.fill_drain += rank.fill_drain / static_cast<double>(ranks);
+    made.idle.total.exposed_communication +=
+        rank.exposed_communication / static_cast<double>(ranks);
+    made.idle.ranks.push_back(rank);
+  }
+  return made;
 }
 
 PredictedBeside predict_beside(const Schedule& schedule, const Timeline& timeline,

@@ -18,7 +18,9 @@
 #include <vector>
 
 #include "schedules/cost_model.hpp"
+#include "schedules/program.hpp"
 #include "schedules/schedule.hpp"
+#include "schedules/simulate.hpp"
 #include "schedules/timeline.hpp"
 
 namespace pipemark {
@@ -57,6 +59,15 @@ IdleAnalysis analyze_ranks(const Schedule& schedule, const Timeline& timeline,
                            const CostModel& cost);
 /// analyze_ranks().total
 IdleCauses analyze(const Schedule& schedule, const Timeline& timeline, const CostModel& cost);
+
+/// A program's run under equal stages, and its idle time by cause; as simulate() of a program, in
+/// memory that does not grow with M. `whole` is of 1/P of the model.
+struct ProgramAnalysis {
+  Simulation simulation;
+  IdleAnalysis idle;
+};
+ProgramAnalysis simulate_and_analyze(const Program& program, StageCost whole, double message,
+                                     double overlap);
 
 /// What `cost` predicts for a schedule beside what a timeline of it shows.
 struct PredictedBeside {

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "kernels/check.hpp"
+#include "schedules/csv.hpp"
 #include "schedules/generators/generators.hpp"
 #include "schedules/program.hpp"
 
@@ -34,10 +35,6 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
     }
   }
   return row.back();
-}
-
-bool is_path(std::string_view name) {
-  return name.find('/') != std::string_view::npos || name.ends_with(".csv");
 }
 
 }  // namespace
@@ -89,11 +86,12 @@ const CatalogueRow& find_schedule(std::string_view name) {
       fmt::format("did you mean '{}'? Known: {}, or the path of a CSV file", nearest->name, names));
 }
 
+bool is_schedule_file(std::string_view name) {
+  return name.find('/') != std::string_view::npos || name.ends_with(".csv");
+}
+
 Schedule make_schedule(std::string_view name, const ScheduleRequest& request) {
-  if (is_path(name)) {
-    throw UserError(fmt::format("schedule '{}': CSV files cannot be read yet", name),
-                    "give a name of the catalogue");
-  }
+  if (is_schedule_file(name)) return read_torch_csv(std::string(name)).schedule;
   const CatalogueRow& row = find_schedule(name);
   if (const std::string why = row.refuse(request); !why.empty()) {
     throw UserError(fmt::format("schedule '{}': {}", name, why), row.constraints);

@@ -27,20 +27,24 @@ struct ScheduleRequest {
   std::vector<double> memory_limits;
   /// zb-auto only: what is held of an activation after I until W, as a part of it.
   double deferred_share = kDeferredShare;
-  /// zb-auto only: whether the schedule must pass validate()'s rendezvous model. Empty: it must when
-  /// no cost is given; else one that doesn't is taken where its bubble is smaller.
+  /// zb-auto only: whether the schedule must pass validate()'s rendezvous model. Empty: it must
+  /// when no cost is given; else one that doesn't is taken where its bubble is smaller.
   std::optional<bool> rendezvous;
   /// zb-auto only: "linear", "v" (two chunks) or "bidirectional"; empty: linear, or "v" when chunks
   /// is 2.
   std::string placement;
+  /// What FB takes, as a part of F + B: read by closed forms only.
+  double overlap = 1;
 };
 
 /// Closed forms of the paper, in the times of 1/P of the model; empty where the paper gives none.
 struct ClosedForm {
-  /// Idle time of a rank in a step, the paper's "bubble".
+  /// Idle time of a rank in a step, the paper's "bubble"; `of_span`: in its own span, the longest.
   std::function<double(const ScheduleRequest&, double forward, double input_grad,
                        double weight_grad)>
       bubble;
+  bool of_span = false;
+  std::string assumes;  ///< what `bubble` holds for: "F = I = W"
   /// Peak activations of rank r, in micro-batches of 1/P of the model (1F1B: P - r).
   std::function<double(const ScheduleRequest&, int rank)> peak_activations;
   double parameters = 1;  ///< copies of the model held (DualPipe 2)
@@ -66,8 +70,10 @@ struct CatalogueRow {
 const std::vector<CatalogueRow>& catalogue();
 /// Throws UserError with the nearest known name.
 const CatalogueRow& find_schedule(std::string_view name);
-/// Generates, or reads a CSV file when `name` is a path of one (it has a '/' or ends in ".csv").
-/// Throws UserError where the row refuses.
+/// Whether `name` is the path of a CSV file: it has a '/' or ends in ".csv".
+bool is_schedule_file(std::string_view name);
+/// Generates, or reads a CSV file when `name` is a path of one; the file has its own size. Throws
+/// UserError where the row refuses.
 Schedule make_schedule(std::string_view name, const ScheduleRequest& request);
 
 }  // namespace pipemark

@@ -2,12 +2,12 @@
 #include "schedules/grid.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <limits>
 
 #include "kernels/check.hpp"
+#include "schedules/palette.hpp"
 #include "schedules/text.hpp"
 
 namespace pipemark {
@@ -16,22 +16,8 @@ namespace {
 constexpr int kTickColumns = 20;
 constexpr const char* kReset = "\x1b[0m";
 
-/// Background of a kind, black text: the 256-colour neighbours of the SVG's palette.
-const char* colour_of(const Action& action) {
-  switch (action.kind) {
-    case Kind::F:
-      return "\x1b[30;48;5;117m";
-    case Kind::B:
-      return "\x1b[30;48;5;215m";
-    case Kind::I:
-      return "\x1b[30;48;5;215m";
-    case Kind::W:
-      return "\x1b[30;48;5;114m";
-    case Kind::FB:
-      return "\x1b[30;48;5;182m";
-  }
-  return kReset;
-}
+/// Background of a kind, black text.
+std::string colour_of(Kind kind) { return fmt::format("\x1b[30;48;5;{}m", style_of(kind).ansi); }
 
 /// "F3", "F3+B1", or with the stage where a rank holds several.
 std::string label_of(const Action& action, bool with_stage) {
@@ -79,7 +65,7 @@ std::string cells_of(const std::vector<TimedAction>& row, const Scale& scale, st
     // The last column of a cell is a gap, so that neighbours are told apart.
     if (end < columns && cell.size() > 1) cell.back() = colour ? ' ' : '|';
     if (colour) {
-      out += colour_of(timed.action) + cell.substr(0, cell.size() - 1) + kReset + cell.back();
+      out += colour_of(timed.action.kind) + cell.substr(0, cell.size() - 1) + kReset + cell.back();
     } else {
       out += cell;
     }
@@ -99,27 +85,16 @@ std::string axis_of(const Scale& scale, std::size_t columns) {
 }
 
 std::string legend_of(const Schedule& schedule, bool with_stage, bool colour) {
-  struct Entry {
-    Kind kind;
-    const char* text;
-  };
-  constexpr std::array<Entry, 5> entries = {{{Kind::F, "F forward"},
-                                             {Kind::B, "B full backward"},
-                                             {Kind::I, "I input gradient"},
-                                             {Kind::W, "W weight gradient"},
-                                             {Kind::FB, "F+B overlapped"}}};
   std::string out = "legend ";
-  for (const Entry& entry : entries) {
+  for (const KindStyle& style : kKindStyles) {
     const bool used = std::any_of(
         schedule.ranks.begin(), schedule.ranks.end(), [&](const std::vector<Action>& row) {
           return std::any_of(row.begin(), row.end(),
-                             [&](const Action& action) { return action.kind == entry.kind; });
+                             [&](const Action& action) { return action.kind == style.kind; });
         });
     if (!used) continue;
-    Action sample;
-    sample.kind = entry.kind;
-    out += colour ? fmt::format("{}{}{}  ", colour_of(sample), entry.text, kReset)
-                  : fmt::format("{}  ", entry.text);
+    out += colour ? fmt::format("{}{}{}  ", colour_of(style.kind), style.text, kReset)
+                  : fmt::format("{}  ", style.text);
   }
   return out +
          (with_stage ? "(stage, kind, micro-batch)  . idle\n" : "(with the micro-batch)  . idle\n");

@@ -18,15 +18,19 @@ struct Span {
   double length() const { return last > first ? last - first : 0; }
 };
 
-}  // namespace
-
-double Timeline::makespan_s() const {
+Span span_of(const Timeline& timeline) {
   Span span;
-  for (const auto& row : ranks) {
+  for (const auto& row : timeline.ranks) {
     for (const TimedAction& timed : row) span.add(timed);
   }
-  return span.length();
+  return span;
 }
+
+}  // namespace
+
+double Timeline::first_start_s() const { return span_of(*this).first; }
+
+double Timeline::makespan_s() const { return span_of(*this).length(); }
 
 double Timeline::busy_s(int rank) const {
   double busy = 0;

@@ -20,6 +20,8 @@ struct TimedAction {
 struct Timeline {
   std::vector<std::vector<TimedAction>> ranks;
 
+  /// Over all ranks; infinity where nothing ran.
+  double first_start_s() const;
   /// Last end minus first start over all ranks.
   double makespan_s() const;
   /// Sum of (end - start) of a rank.

@@ -184,16 +184,41 @@ std::vector<Fault> malformed(const Schedule& schedule) {
   return faults;
 }
 
+/// What a rank holds while and after it runs its actions, in activations of one stage.
+class Held {
+ public:
+  explicit Held(double deferred_share) : deferred_share_(deferred_share) {}
+  /// Returns what is held while the action runs.
+  double run(Kind kind) {
+    if (kind == Kind::F || kind == Kind::FB) ++live_;
+    const double during = live_;
+    if (kind == Kind::B || kind == Kind::FB) --live_;
+    if (kind == Kind::I) live_ -= 1 - deferred_share_;
+    if (kind == Kind::W) live_ -= deferred_share_;
+    return during;
+  }
+
+ private:
+  double deferred_share_, live_ = 0;
+};
+
+double share_of_rank(const Schedule& schedule) {
+  return static_cast<double>(schedule.placement.ranks) / schedule.placement.stages;
+}
+
 /// Each rank's first action that goes over the limit.
-std::vector<Fault> over_memory(const Schedule& schedule, double limit, double deferred_share) {
+std::vector<Fault> over_memory(const Schedule& schedule, const ValidateOptions& options) {
   std::vector<Fault> faults;
-  const double share = static_cast<double>(schedule.placement.ranks) / schedule.placement.stages;
+  const double share = share_of_rank(schedule);
   for (int rank = 0; rank < schedule.rank_count(); ++rank) {
-    double live = 0;
+    const double limit = options.memory_limits.empty()
+                             ? options.memory_limit
+                             : options.memory_limits[static_cast<std::size_t>(rank)];
+    if (limit <= 0) continue;
+    Held held(options.deferred_share);
     const auto& row = schedule.ranks[static_cast<std::size_t>(rank)];
     for (std::size_t i = 0; i < row.size(); ++i) {
-      const Kind kind = row[i].kind;
-      if (kind == Kind::F || kind == Kind::FB) ++live;
+      const double live = held.run(row[i].kind);
       // Sums of parts of 1 may be off by rounding, n 2^-53 of them.
       if (live * share > limit + 1e-9) {
         faults.push_back(
@@ -201,9 +226,6 @@ std::vector<Fault> over_memory(const Schedule& schedule, double limit, double de
              fmt::format("{} activations are live, the limit is {}", live * share, limit)});
         break;
       }
-      if (kind == Kind::B || kind == Kind::FB) --live;
-      if (kind == Kind::I) live -= 1 - deferred_share;
-      if (kind == Kind::W) live -= deferred_share;
     }
   }
   return faults;
@@ -211,12 +233,26 @@ std::vector<Fault> over_memory(const Schedule& schedule, double limit, double de
 
 }  // namespace
 
+std::vector<double> peak_memory(const Schedule& schedule, double deferred_share) {
+  std::vector<double> peaks;
+  for (const auto& row : schedule.ranks) {
+    Held held(deferred_share);
+    double peak = 0;
+    for (const Action& action : row) peak = std::max(peak, held.run(action.kind));
+    peaks.push_back(peak * share_of_rank(schedule));
+  }
+  return peaks;
+}
+
 std::vector<Fault> validate(const Schedule& schedule, const ValidateOptions& options) {
   if (std::vector<Fault> faults = malformed(schedule); !faults.empty()) return faults;
   std::vector<Fault> faults = Completeness(schedule).faults();
   if (!faults.empty()) return faults;
-  if (options.memory_limit > 0)
-    faults = over_memory(schedule, options.memory_limit, options.deferred_share);
+  check(options.memory_limits.empty() ||
+            options.memory_limits.size() == static_cast<std::size_t>(schedule.rank_count()),
+        "validate: {} memory limits for {} ranks", options.memory_limits.size(),
+        schedule.rank_count());
+  faults = over_memory(schedule, options);
   std::vector<Fault> stuck = find_deadlock(schedule, false);
   if (stuck.empty() && options.rendezvous) stuck = find_deadlock(schedule, true);
   faults.insert(faults.end(), stuck.begin(), stuck.end());

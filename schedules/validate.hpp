@@ -30,6 +30,8 @@ struct Fault {
 struct ValidateOptions {
   bool rendezvous = true;   ///< also check the stricter model
   double memory_limit = 0;  ///< as ScheduleRequest::memory_limit; 0: none
+  /// As ScheduleRequest::memory_limits: by rank (0: none); empty: memory_limit for all.
+  std::vector<double> memory_limits;
   /// What memory_limit counts of an activation after I until W, as a part of it: F adds 1, I frees
   /// 1 - deferred_share, W the rest, B all. 1: whole until W, as simulate() reports peaks.
   double deferred_share = kDeferredShare;
@@ -39,6 +41,10 @@ struct ValidateOptions {
 /// one W after it, on the rank that holds the stage, each dependency can be met, nothing deadlocks.
 /// Deadlocks are looked for only where everything else is sound.
 std::vector<Fault> validate(const Schedule& schedule, const ValidateOptions& options = {});
+
+/// The most that each rank holds at once as memory_limit counts it, in micro-batches of 1/P of the
+/// model.
+std::vector<double> peak_memory(const Schedule& schedule, double deferred_share = kDeferredShare);
 
 /// The faults on a printed grid, each place marked `<-- HERE`.
 std::string format_faults(const Schedule& schedule, const std::vector<Fault>& faults);

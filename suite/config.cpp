@@ -14,6 +14,7 @@
 #include "suite/environment.hpp"
 #include "suite/toml.hpp"
 #include "trainer/nearest_name.hpp"
+#include "trainer/run_plan.hpp"
 
 namespace pipemark {
 
@@ -133,9 +134,8 @@ std::vector<Setting> read_settings(const std::string& path) {
   std::vector<Setting> settings;
   flatten(parse_toml_file(path), "", path, settings);
   for (Setting& setting : settings) {
-    if (setting.key != "data.train" && setting.key != "device.pace") continue;
     const auto table = parse_toml_text("value = " + setting.value, setting.origin);
-    if (const auto* text = table["value"].as_string()) {
+    if (const auto* text = table["value"].as_string(); text && is_path(setting.key, text->get())) {
       setting.value = quote_toml(find_beside(text->get(), path));
     }
   }
@@ -192,6 +192,11 @@ RunConfig parse_canonical(const std::string& text, const std::string& origin) {
   return make_config(settings);
 }
 
+bool is_path(const std::string& key, const std::string& value) {
+  return key == "data.train" || key == "device.pace" ||
+         (key == "schedule.name" && is_schedule_file(value));
+}
+
 std::string find_beside(const std::string& path, const std::string& file) {
   if (path.empty() || fs::path(path).is_absolute() || fs::exists(path)) return path;
   const fs::path beside = fs::path(file).parent_path() / path;
@@ -214,8 +219,11 @@ void check_run(const RunConfig& config, int ranks) {
   request.ranks = parallel.pipeline;
   request.micro_batches = config.train.micro_batches;
   request.chunks = config.schedule.chunks;
-  request.memory_limit = config.schedule.memory_limit;
-  const int stages = make_schedule(config.schedule.name, request).placement.stages;
+  request.memory_limit = config.schedule.memory_limit * parallel.pipeline;
+  // A synthesised schedule is made later, for the run's own times.
+  const int stages = is_synthesised(config)
+                         ? synthesised_placement(config).stages
+                         : make_schedule(config.schedule.name, request).placement.stages;
   const int layers = config.model.layers + 2;  // embedding, blocks, head
   if (layers < stages) {
     throw UserError(

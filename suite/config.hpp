@@ -40,6 +40,8 @@ RunConfig parse_canonical(const std::string& text, const std::string& origin);
 void check_run(const RunConfig& config, int ranks);
 /// UserError unless a file can be written there; leaves nothing behind.
 void check_writable(const std::string& path);
+/// Whether the value of a key is the path of a file.
+bool is_path(const std::string& key, const std::string& value);
 /// `path` if it is there, else beside `file`.
 std::string find_beside(const std::string& path, const std::string& file);
 

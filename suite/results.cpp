@@ -63,12 +63,15 @@ void write_tables(Hdf5File& file, Record& record) {
   for (const auto& [metric, unit] : sample_metrics()) {
     file.write_attribute("/samples", fmt::format("units_of_{}", metric).c_str(), std::string(unit));
   }
-  for (const char* group :
-       {"/timeline", "/loss", "/memory", "/layers", "/decisions", "/recoveries"}) {
+  for (const char* group : {"/timeline", "/predicted_timeline", "/idle", "/loss", "/memory",
+                            "/layers", "/decisions", "/recoveries"}) {
     file.make_group(group);
   }
   for (const RunRecord& run : record.runs) {
     write_table(file, place("/timeline", run.row.run), timeline_columns(), run.timeline);
+    write_table(file, place("/predicted_timeline", run.row.run), timeline_columns(),
+                run.predicted_timeline);
+    write_table(file, place("/idle", run.row.run), idle_columns(), run.idle);
     write_table(file, place("/loss", run.row.run), loss_columns(), run.losses);
     write_table(file, place("/memory", run.row.run), memory_columns(), run.memory);
     write_table(file, place("/layers", run.row.run), layer_columns(), run.layers);
@@ -103,6 +106,9 @@ Record read_record(const std::string& path) {
     }
     RunRecord run;
     run.timeline = read_table(file, place("/timeline", row.run), timeline_columns());
+    run.predicted_timeline =
+        read_table(file, place("/predicted_timeline", row.run), timeline_columns());
+    run.idle = read_table(file, place("/idle", row.run), idle_columns());
     run.losses = read_table(file, place("/loss", row.run), loss_columns());
     run.memory = read_table(file, place("/memory", row.run), memory_columns());
     run.layers = read_table(file, place("/layers", row.run), layer_columns());

@@ -16,7 +16,7 @@
 namespace pipemark {
 
 inline constexpr const char* kFormatName = "pipemark";
-inline constexpr std::int64_t kSchemaVersion = 1;
+inline constexpr std::int64_t kSchemaVersion = 2;
 inline constexpr double kNoNumber = std::numeric_limits<double>::quiet_NaN();
 
 /// Root attributes.
@@ -78,6 +78,12 @@ struct TimelineRow {
   int replica = 0, replica_b = 0;
   double start_s = 0, end_s = 0, wait_s = 0;
 };
+/// Idle time of a rank by cause, as shares of the timeline's makespan.
+struct IdleRow {
+  int rank = 0;
+  double busy_s = 0;
+  double fill_drain = 0, imbalance = 0, exposed_communication = 0, overhead = 0;
+};
 struct LossRow {
   std::int64_t step = 0;
   double loss = 0;
@@ -103,7 +109,8 @@ struct RunRecord {
   RunRow row;
   std::string configuration;
   std::vector<SampleRow> samples;
-  std::vector<TimelineRow> timeline;
+  std::vector<TimelineRow> timeline, predicted_timeline;
+  std::vector<IdleRow> idle;  ///< of `timeline`
   std::vector<LossRow> losses;
   std::vector<MemoryRow> memory;
   std::vector<LayerRow> layers;
@@ -120,6 +127,7 @@ struct Record {
 const std::vector<Column<RunRow>>& run_columns();
 const std::vector<Column<SampleRow>>& sample_columns();
 const std::vector<Column<TimelineRow>>& timeline_columns();
+const std::vector<Column<IdleRow>>& idle_columns();
 const std::vector<Column<LossRow>>& loss_columns();
 const std::vector<Column<MemoryRow>>& memory_columns();
 const std::vector<Column<LayerRow>>& layer_columns();
@@ -137,7 +145,7 @@ RecordHeader make_header(const std::string& command_line, const std::string& env
 /// What a run tells, as it is recorded. The interval of the median is at 95 %.
 RunRecord make_run_record(const RunConfig& config, const TrainReport& report,
                           double ranks_per_core);
-/// The timeline again; UserError where an action's text is wrong.
-Timeline timeline_of(const RunRecord& record);
+/// A timeline again; UserError where an action's text is wrong.
+Timeline timeline_of(const std::vector<TimelineRow>& rows);
 
 }  // namespace pipemark

@@ -40,12 +40,25 @@ void add_samples(RunRecord& record, const TrainReport& report) {
   }
 }
 
-void add_tables(RunRecord& record, const TrainReport& report) {
-  for (std::size_t r = 0; r < report.timeline.ranks.size(); ++r) {
-    for (const TimedAction& t : report.timeline.ranks[r]) {
-      record.timeline.push_back({static_cast<int>(r), to_text(t.action), t.action.replica,
-                                 t.action.replica_b, t.start_s, t.end_s, t.wait_s});
+std::vector<TimelineRow> timeline_rows(const Timeline& timeline) {
+  std::vector<TimelineRow> rows;
+  for (std::size_t r = 0; r < timeline.ranks.size(); ++r) {
+    for (const TimedAction& t : timeline.ranks[r]) {
+      rows.push_back({static_cast<int>(r), to_text(t.action), t.action.replica, t.action.replica_b,
+                      t.start_s, t.end_s, t.wait_s});
     }
+  }
+  return rows;
+}
+
+void add_tables(RunRecord& record, const TrainReport& report) {
+  record.timeline = timeline_rows(report.timeline);
+  record.predicted_timeline = timeline_rows(report.predicted_timeline);
+  for (std::size_t r = 0; r < report.idle.ranks.size(); ++r) {
+    const IdleCauses& idle = report.idle.ranks[r];
+    const int rank = static_cast<int>(r);
+    record.idle.push_back({rank, report.timeline.busy_s(rank), idle.fill_drain, idle.imbalance,
+                           idle.exposed_communication, idle.overhead});
   }
   for (const RankReport& r : report.rank_reports) {
     record.memory.push_back({r.rank, r.host, r.device, r.arena_bytes, r.peak_resident_bytes,
@@ -87,10 +100,10 @@ void add_figures(RunRow& row, const RunRecord& record, const TrainReport& report
   row.predicted_bubble_ratio = report.predicted_bubble_ratio;
   row.makespan_error = row.predicted_makespan_s / row.makespan_s - 1;
   row.bubble_ratio_error = row.predicted_bubble_ratio - row.bubble_ratio;
-  row.idle_fill_drain = report.idle.fill_drain;
-  row.idle_imbalance = report.idle.imbalance;
-  row.idle_exposed_communication = report.idle.exposed_communication;
-  row.idle_overhead = report.idle.overhead;
+  row.idle_fill_drain = report.idle.total.fill_drain;
+  row.idle_imbalance = report.idle.total.imbalance;
+  row.idle_exposed_communication = report.idle.total.exposed_communication;
+  row.idle_overhead = report.idle.total.overhead;
 }
 }  // namespace
 
@@ -148,9 +161,9 @@ RunRecord make_run_record(const RunConfig& config, const TrainReport& report,
   return record;
 }
 
-Timeline timeline_of(const RunRecord& record) {
+Timeline timeline_of(const std::vector<TimelineRow>& rows) {
   Timeline timeline;
-  for (const TimelineRow& row : record.timeline) {
+  for (const TimelineRow& row : rows) {
     check(row.rank >= 0 && row.rank < 1 << 20, "rank {} in a timeline", row.rank);
     if (timeline.ranks.size() <= static_cast<std::size_t>(row.rank)) {
       timeline.ranks.resize(static_cast<std::size_t>(row.rank) + 1);

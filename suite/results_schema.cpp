@@ -102,6 +102,18 @@ const std::vector<Column<TimelineRow>>& timeline_columns() {
   return columns;
 }
 
+const std::vector<Column<IdleRow>>& idle_columns() {
+  using R = IdleRow;
+  static const std::vector<Column<R>> columns = {
+      {"rank", "1", &R::rank},
+      {"busy_s", "s", &R::busy_s},
+      {"fill_drain", "1", &R::fill_drain},
+      {"imbalance", "1", &R::imbalance},
+      {"exposed_communication", "1", &R::exposed_communication},
+      {"overhead", "1", &R::overhead}};
+  return columns;
+}
+
 const std::vector<Column<LossRow>>& loss_columns() {
   static const std::vector<Column<LossRow>> columns = {{"step", "1", &LossRow::step},
                                                        {"loss", "nat/token", &LossRow::loss}};

@@ -60,8 +60,7 @@ std::vector<Setting> base_settings(const toml::table& sweep, const std::string& 
     if (key == "path") return;
     if (key.rfind("set.", 0) == 0) key = key.substr(4);
     std::string value = toml_text(node);
-    if (const auto* text = node.as_string();
-        text && (key == "device.pace" || key == "data.train")) {
+    if (const auto* text = node.as_string(); text && is_path(key, text->get())) {
       value = quote_toml(find_beside(text->get(), path));
     }
     settings.push_back({key, value, origin_of(path, node)});
@@ -138,9 +137,9 @@ std::vector<Factor> read_factors(const toml::table& sweep, const std::string& pa
       Factor factor{key, origin_of(path, node), {}};
       for (const auto& entry : *list) {
         const auto* text = entry.as_string();
-        const bool is_path = text && (key == "device.pace" || key == "data.train");
-        factor.values.push_back(is_path ? quote_toml(find_beside(text->get(), path))
-                                        : toml_text(entry));
+        factor.values.push_back(text && is_path(key, text->get())
+                                    ? quote_toml(find_beside(text->get(), path))
+                                    : toml_text(entry));
       }
       factors.push_back(std::move(factor));
     });

@@ -145,7 +145,7 @@ class Verifier {
       return;
     }
     try {
-      const Timeline timeline = timeline_of(*run_);
+      const Timeline timeline = timeline_of(run_->timeline);
       if (static_cast<int>(timeline.ranks.size()) != r.pipeline) {
         fault("pipeline", fmt::format("is {} but /timeline/{} has {} ranks", r.pipeline, r.run,
                                       timeline.ranks.size()));
@@ -163,10 +163,16 @@ class Verifier {
       equal("makespan_s", r.makespan_s, timeline.makespan_s(), "/timeline");
       absolute("bubble_ratio", r.bubble_ratio, timeline.bubble_ratio(), "/timeline");
       absolute("span_bubble_rate", r.span_bubble_rate, timeline.span_bubble_rate(), "/timeline");
+      const Timeline predicted = timeline_of(run_->predicted_timeline);
+      equal("predicted_makespan_s", r.predicted_makespan_s, predicted.makespan_s(),
+            "/predicted_timeline");
+      absolute("predicted_bubble_ratio", r.predicted_bubble_ratio, predicted.bubble_ratio(),
+               "/predicted_timeline");
     } catch (const UserError& error) {
       fault("timeline", fmt::format("cannot be read: {}", error.what()));
       return;
     }
+    check_idle();
     absolute("bubble_ratio_error", r.bubble_ratio_error, r.predicted_bubble_ratio - r.bubble_ratio,
              "predicted - shown");
     absolute("makespan_error", r.makespan_error, r.predicted_makespan_s / r.makespan_s - 1,
@@ -174,6 +180,24 @@ class Verifier {
     absolute("idle_*",
              r.idle_fill_drain + r.idle_imbalance + r.idle_exposed_communication + r.idle_overhead,
              r.bubble_ratio, "bubble_ratio, to which the causes must add up,");
+  }
+
+  /// The causes of a run are the mean of its ranks'.
+  void check_idle() {
+    const RunRow& r = run_->row;
+    IdleRow mean;
+    for (const IdleRow& row : run_->idle) {
+      const double share = 1.0 / static_cast<double>(run_->idle.size());
+      mean.fill_drain += share * row.fill_drain;
+      mean.imbalance += share * row.imbalance;
+      mean.exposed_communication += share * row.exposed_communication;
+      mean.overhead += share * row.overhead;
+    }
+    absolute("idle_fill_drain", r.idle_fill_drain, mean.fill_drain, "/idle");
+    absolute("idle_imbalance", r.idle_imbalance, mean.imbalance, "/idle");
+    absolute("idle_exposed_communication", r.idle_exposed_communication, mean.exposed_communication,
+             "/idle");
+    absolute("idle_overhead", r.idle_overhead, mean.overhead, "/idle");
   }
 
   void check_memory() {

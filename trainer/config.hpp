@@ -80,6 +80,7 @@ struct ParallelConfig {
 struct ScheduleConfig {
   std::string name = "1f1b";
   int chunks = 0;  ///< 0: the schedule's default
+  /// zb-auto: most activations a rank may hold, times 1F1B's (P micro-batches of 1/P of the model).
   double memory_limit = 0;
   /// An FB pair's halves share the device: one computes while the other's expert rows are under
   /// way. false: F, then B.

@@ -57,7 +57,8 @@ struct TrainReport {
   std::vector<StepReport> steps;
   std::vector<RankReport> rank_reports;
   Timeline timeline;  ///< the median step's, actions of pipeline 0
-  IdleCauses idle;    ///< of `timeline`
+  IdleAnalysis idle;  ///< of `timeline`
+  Timeline predicted_timeline;
   double predicted_bubble_ratio = 0,
          predicted_makespan_s = 0;  ///< simulate() with measured or paced costs
   double median_step_s = 0, tokens_per_s = 0, model_flops_per_s = 0;

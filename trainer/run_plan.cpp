@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <charconv>
 #include <functional>
+#include <optional>
 
 #include "balancers/balancer.hpp"
 #include "kernels/check.hpp"
@@ -107,15 +108,64 @@ Partition given_partition(const RunConfig& config, int stages) {
   }
   return partition;
 }
+
+Partition partition_of(const RunConfig& config, const std::vector<LayerCost>& layers,
+                       const Placement& placement, const RankView& ranks) {
+  return config.balancer.partition.empty()
+             ? make_partition(config.balancer.name, layers, placement, ranks)
+             : given_partition(config, placement.stages);
+}
+
+/// The times of each stage on each rank as far as they are known; messages count as free.
+std::optional<CostModel> run_cost(const RunConfig& config, const std::vector<LayerCost>& layers,
+                                  const RankView& ranks, const PaceProfile* pace) {
+  const Placement placement = synthesised_placement(config);
+  if (pace != nullptr) return pace->cost_model(placement.ranks, placement.stages);
+  const bool timed = std::all_of(layers.begin(), layers.end(),
+                                 [](const LayerCost& layer) { return layer.total_s() > 0; });
+  if (!timed) return std::nullopt;
+  const Partition partition = partition_of(config, layers, placement, ranks);
+  CostModel cost;
+  cost.ranks = placement.ranks;
+  cost.stages = placement.stages;
+  cost.message.assign(static_cast<std::size_t>(cost.ranks) * cost.ranks, 0.0);
+  for (int rank = 0; rank < cost.ranks; ++rank) {
+    const double speed = ranks.speeds.empty() ? 1 : ranks.speeds[static_cast<std::size_t>(rank)];
+    for (int stage = 0; stage < cost.stages; ++stage) {
+      StageCost sum{0, 0, 0};
+      for (int l = partition.first[static_cast<std::size_t>(stage)];
+           l < partition.first[static_cast<std::size_t>(stage) + 1]; ++l) {
+        const LayerCost& layer = layers[static_cast<std::size_t>(l)];
+        sum.forward += layer.forward_s / speed;
+        sum.input_grad += layer.input_grad_s / speed;
+        sum.weight_grad += layer.weight_grad_s / speed;
+      }
+      cost.stage.push_back(sum);
+    }
+  }
+  return cost;
+}
 }  // namespace
 
+bool is_synthesised(const RunConfig& config) { return config.schedule.name == "zb-auto"; }
+
+Placement synthesised_placement(const RunConfig& config) {
+  const int ranks = config.parallel.pipeline;
+  return config.schedule.chunks == 2 ? Placement::v_shape(ranks, 2) : Placement::linear(ranks);
+}
+
 RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerCost>& layers,
-                      const RankView& ranks) {
+                      const RankView& ranks, const PaceProfile* pace) {
   ScheduleRequest request;
   request.ranks = config.parallel.pipeline;
   request.micro_batches = config.train.micro_batches;
   request.chunks = config.schedule.chunks;
-  request.memory_limit = config.schedule.memory_limit;
+  request.memory_limit = config.schedule.memory_limit * config.parallel.pipeline;
+
+  if (is_synthesised(config)) {
+    request.cost = run_cost(config, layers, ranks, pace);
+    request.rendezvous = true;  // so that it needs no more buffers than its activations
+  }
 
   RunPlan plan;
   plan.schedule = make_schedule(config.schedule.name, request);
@@ -127,17 +177,17 @@ RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerCost>& lay
         fmt::format("the run has parallel.pipeline = {} and train.micro_batches = {}",
                     request.ranks, request.micro_batches));
   }
-  const auto faults = validate(plan.schedule);
+  ValidateOptions sound;
+  // A file's sends may rely on buffers; the executor has them.
+  sound.rendezvous = !is_schedule_file(config.schedule.name);
+  const auto faults = validate(plan.schedule, sound);
   if (!faults.empty()) {
     throw UserError(fmt::format("schedule \"{}\" is not sound: {} ({} faults)",
                                 config.schedule.name, faults.front().what, faults.size()),
                     "pipemark schedule NAME --check shows each fault with its place");
   }
   const int stages = plan.schedule.placement.stages;
-  plan.partition =
-      config.balancer.partition.empty()
-          ? make_partition(config.balancer.name, layers, plan.schedule.placement, ranks)
-          : given_partition(config, stages);
+  plan.partition = partition_of(config, layers, plan.schedule.placement, ranks);
   plan.checkpointed = checkpointed_stages(config.train.checkpointing, stages);
   plan.shape = micro_batch_shape(config);
   return plan;

@@ -8,6 +8,7 @@
 #include "schedules/schedule.hpp"
 #include "trainer/config.hpp"
 #include "trainer/gpt_stage.hpp"
+#include "trainer/pace.hpp"
 
 namespace pipemark {
 
@@ -38,8 +39,15 @@ struct RunPlan {
 std::vector<LayerCost> layer_parameter_costs(const ModelConfig& model);
 
 /// Makes the schedule, proves it by validate() and cuts the model. `layers` has times where the
-/// balancer needs them; `ranks` says how fast each pipeline rank is where that is known.
+/// balancer needs them; `ranks` says how fast each pipeline rank is where that is known. A
+/// synthesised schedule is made for the times of `pace`, else for those of the layers where they
+/// have any, as the balancer cuts them.
 RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerCost>& layers,
-                      const RankView& ranks = {});
+                      const RankView& ranks = {}, const PaceProfile* pace = nullptr);
+
+/// Whether the schedule is made for the run's own times (zb-auto).
+bool is_synthesised(const RunConfig& config);
+/// How zb-auto lays its stages, without making the schedule.
+Placement synthesised_placement(const RunConfig& config);
 
 }  // namespace pipemark

@@ -53,10 +53,11 @@ Trainer::Impl::Impl(Cluster& cluster, const RunConfig& config, const PaceProfile
                                                                    config.train.seed);
                                 }))),
       layer_costs_(
-          balancer_needs_times(config.balancer.name)
+          balancer_needs_times(config.balancer.name) || (is_synthesised(config) && pace == nullptr)
               ? measure_layer_times(*ops_, config.model, micro_batch_shape(config), cluster.world())
               : layer_parameter_costs(config.model)),
-      plan_(make_run_plan(config, layer_costs_, {pace ? pace->speed : std::vector<double>()})),
+      plan_(
+          make_run_plan(config, layer_costs_, {pace ? pace->speed : std::vector<double>()}, pace)),
       step_plan_(plan_step(plan_.schedule, grid_.pipeline_rank)),
       forward_plan_(
           plan_forward(plan_.schedule.placement, plan_.shape.micro_batches, grid_.pipeline_rank)),

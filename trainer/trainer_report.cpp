@@ -128,10 +128,11 @@ void Trainer::Impl::add_timeline(TrainReport& report) {
   if (cluster_.rank() != 0) return;
   const CostModel cost =
       paced_ ? pace_cost_ : cost_from_timeline(plan_.schedule, report.timeline, message_s_);
-  const Simulation predicted = simulate(plan_.schedule, cost);
+  Simulation predicted = simulate(plan_.schedule, cost, true);
   report.predicted_bubble_ratio = predicted.bubble_ratio;
   report.predicted_makespan_s = predicted.makespan;
-  report.idle = analyze(plan_.schedule, report.timeline, cost);
+  report.predicted_timeline = std::move(predicted.timeline);
+  report.idle = analyze_ranks(plan_.schedule, report.timeline, cost);
 }
 
 void Trainer::Impl::add_rank_reports(TrainReport& report) {

@@ -41,6 +41,7 @@ CatalogueRow breadth_first_row() {
   row.closed_form.bubble = [](const ScheduleRequest& q, double f, double i, double w) {
     return (q.ranks - 1) * (f + i + w) / chunks_of(q);
   };
+  row.closed_form.assumes = "M >= P";
   row.closed_form.peak_activations = [](const ScheduleRequest& q, int) {
     return static_cast<double>(q.micro_batches);
   };

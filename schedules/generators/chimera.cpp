@@ -87,6 +87,7 @@ CatalogueRow chimera_row() {
   row.closed_form.bubble = [](const ScheduleRequest& q, double, double i, double w) {
     return (q.ranks - 2) * (i + w);
   };
+  row.closed_form.assumes = "M = P, or M a multiple of 2P and B = 2F";
   row.closed_form.parameters = 2;
   return row;
 }

@@ -63,8 +63,9 @@ CatalogueRow dualpipe_row() {
   row.refuse = refuse;
   row.program = dualpipe;
   row.closed_form.bubble = [](const ScheduleRequest& q, double f, double i, double w) {
-    return (q.ranks / 2 - 1) * (f + 2 * (i + w) - 3 * w);
+    return (q.ranks / 2 - 1) * (q.overlap * (f + i + w) + i - 2 * w);
   };
+  row.closed_form.assumes = "F = I = W";
   row.closed_form.peak_activations = [](const ScheduleRequest& q, int) { return q.ranks + 1.0; };
   row.closed_form.parameters = 2;
   return row;

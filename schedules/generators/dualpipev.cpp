@@ -52,8 +52,9 @@ CatalogueRow dualpipev_row() {
   row.refuse = refuse;
   row.program = dualpipev;
   row.closed_form.bubble = [](const ScheduleRequest& q, double f, double i, double w) {
-    return (q.ranks - 1) * (f + 2 * (i + w) - 3 * w) / 2;
+    return (q.ranks - 1) * (q.overlap * (f + i + w) + i - 2 * w) / 2;
   };
+  row.closed_form.assumes = "F = I = W";
   row.closed_form.peak_activations = [](const ScheduleRequest& q, int) {
     return (2 * q.ranks + 1) / 2.0;
   };

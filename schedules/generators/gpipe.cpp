@@ -35,6 +35,7 @@ CatalogueRow gpipe_row() {
   row.closed_form.bubble = [](const ScheduleRequest& q, double f, double i, double w) {
     return (q.ranks - 1) * (f + i + w);
   };
+  row.closed_form.assumes = "nothing more";
   row.closed_form.peak_activations = [](const ScheduleRequest& q, int) {
     return static_cast<double>(q.micro_batches);
   };

@@ -86,6 +86,7 @@ CatalogueRow interleaved_row() {
   row.closed_form.bubble = [](const ScheduleRequest& q, double f, double i, double w) {
     return (q.ranks - 1) * (f + i + w) / chunks_of(q);
   };
+  row.closed_form.assumes = "that P divides M";
   row.closed_form.peak_activations = [](const ScheduleRequest& q, int rank) {
     const int v = chunks_of(q);
     return static_cast<double>(std::min(ahead_of(q, rank) + 1, q.micro_batches * v)) / v;

@@ -41,6 +41,7 @@ CatalogueRow one_f_one_b_row() {
   row.closed_form.bubble = [](const ScheduleRequest& q, double f, double i, double w) {
     return (q.ranks - 1) * (f + i + w);
   };
+  row.closed_form.assumes = "nothing more";
   row.closed_form.peak_activations = [](const ScheduleRequest& q, int rank) {
     return static_cast<double>(std::min(q.ranks - rank, q.micro_batches));
   };

@@ -47,6 +47,8 @@ CatalogueRow zb_h1_row() {
   row.closed_form.bubble = [](const ScheduleRequest& q, double f, double i, double w) {
     return (q.ranks - 1) * (f + i - w);
   };
+  row.closed_form.of_span = true;
+  row.closed_form.assumes = "W <= F, W <= I and M >= 2P-1";
   row.closed_form.peak_activations = [](const ScheduleRequest& q, int) {
     return static_cast<double>(std::min(q.ranks, q.micro_batches));
   };

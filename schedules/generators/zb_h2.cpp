@@ -48,6 +48,8 @@ CatalogueRow zb_h2_row() {
   row.closed_form.bubble = [](const ScheduleRequest& q, double f, double i, double w) {
     return (q.ranks - 1) * (f + i - 2 * w);
   };
+  row.closed_form.of_span = true;
+  row.closed_form.assumes = "W <= F, W <= I, 2W <= F + I and M >= 2P-1";
   row.closed_form.peak_activations = [](const ScheduleRequest& q, int) {
     return static_cast<double>(std::min(2 * q.ranks - 1, q.micro_batches));
   };

@@ -42,6 +42,9 @@ CatalogueRow zb_v_row() {
   row.splits_backward = true;
   row.refuse = refuse;
   row.program = zb_v;
+  row.closed_form.bubble = [](const ScheduleRequest&, double, double, double) { return 0.0; };
+  row.closed_form.of_span = true;
+  row.closed_form.assumes = "F = I = W and M >= 2P";
   row.closed_form.peak_activations = [](const ScheduleRequest& q, int) {
     return static_cast<double>(std::min(q.ranks, q.micro_batches));
   };

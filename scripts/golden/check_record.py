@@ -21,7 +21,7 @@ with h5py.File(path, "r") as file:
     for name in ("format", "schema_version", "uuid", "created", "command_line", "git_hash", "git_dirty",
                  "seed", "configuration", "environment"):
         assert name in file.attrs, f"root attribute {name} is missing"
-    assert file.attrs["schema_version"] == 1
+    assert file.attrs["schema_version"] == 2
     units = file["runs"].attrs["units"]
     assert units["median_step_s"] == b"s" and units["tokens_per_s"] == b"token/s"
     assert set(units.dtype.names) == set(file["runs"].dtype.names)
@@ -49,7 +49,7 @@ with h5py.File(path, "r") as file:
             assert abs(bubble - run["bubble_ratio"]) < 1e-9
 
 header = subprocess.run(["h5dump", "-a", "schema_version", path], capture_output=True, text=True).stdout
-assert "(0): 1" in header, header
+assert "(0): 2" in header, header
 shown = subprocess.run(["h5dump", "-w", "0", "-A", path], capture_output=True, text=True).stdout
 assert '"token/s"' in shown and '"FLOP/s"' in shown, "h5dump does not show the units"
 print(f"{path}: {len(runs)} runs, {len(samples)} samples")

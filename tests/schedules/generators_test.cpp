@@ -11,6 +11,7 @@
 #include "schedules/catalogue.hpp"
 #include "schedules/simulate.hpp"
 #include "schedules/text.hpp"
+#include "tests/schedules/zero_bubble_table.hpp"
 
 namespace pipemark {
 
@@ -68,21 +69,8 @@ TEST(DualPipe, OrderIsDeepSeeksPublishedPhases) {
 }
 
 TEST(ZeroBubble, PublishedTableToFourDigits) {
-  struct Line {
-    int ranks, micro_batches;
-    double forward, input_grad, weight_grad, message, one_f_one_b, h1, h2;
-  };
-  // Qi et al. 2023, their measured times in ms and bubble rates.
-  const Line table[] = {
-      {8, 24, 18.522, 18.086, 9.337, 0.601, 0.2431, 0.1585, 0.1083},
-      {8, 64, 18.546, 18.097, 9.321, 0.762, 0.1240, 0.0674, 0.0444},
-      {8, 32, 29.802, 29.428, 19.530, 0.577, 0.1898, 0.1045, 0.0559},
-      {16, 48, 11.347, 11.248, 8.132, 0.377, 0.2552, 0.1397, 0.0672},
-      {16, 128, 11.325, 11.308, 8.109, 0.378, 0.1251, 0.0576, 0.0266},
-      {32, 128, 10.408, 10.204, 7.703, 0.408, 0.2168, 0.1106, 0.0490},
-  };
   constexpr double kPrinted = 0.5e-4 + 1e-9;  // half of the last printed digit
-  for (const Line& line : table) {
+  for (const ZeroBubbleLine& line : read_zero_bubble_table(PIPEMARK_GOLDEN_DIR)) {
     const auto request = request_of(line.ranks, line.micro_batches);
     const StageCost times{line.forward, line.input_grad, line.weight_grad};
     const auto rate = [&](const char* name, double message) {
@@ -261,7 +249,7 @@ TEST(PeakActivations, AreThePublishedOnes) {
   }
 }
 
-TEST(PeakActivations, SayWhatTheIssueAsksFor) {
+TEST(PeakActivations, OfEachRank) {
   const auto peak = [](const char* name, int ranks, int rank) {
     return run(name, request_of(ranks, 2 * ranks), {1, 1, 1})
         .peak_activations[static_cast<std::size_t>(rank)];

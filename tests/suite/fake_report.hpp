@@ -53,8 +53,10 @@ inline TrainReport fake_report() {
                             at(Kind::F, 1, 1, 4, 5), at(Kind::B, 1, 1, 5, 7)}};
   report.predicted_makespan_s = 9;
   report.predicted_bubble_ratio = 1.0 / 3;
-  report.idle.fill_drain = report.timeline.bubble_ratio() - 0.01;
-  report.idle.overhead = 0.01;
+  report.predicted_timeline = report.timeline;
+  report.idle.total.fill_drain = report.timeline.bubble_ratio() - 0.01;
+  report.idle.total.overhead = 0.01;
+  report.idle.ranks.assign(2, report.idle.total);
   return report;
 }
 

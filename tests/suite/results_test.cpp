@@ -69,7 +69,7 @@ TEST(Results, AnotherSchemaOrNoRecordIsRefused) {
         try {
           read_record(path);
         } catch (const UserError& error) {
-          EXPECT_THAT(error.what(), HasSubstr("schema version 2"));
+          EXPECT_THAT(error.what(), HasSubstr("schema version 3"));
           throw;
         }
       },

@@ -39,7 +39,8 @@ CellRunner fake_runner(int& calls, double spread = 0.001, double shift = 0) {
     report.tokens_per_step = config.train.batch * config.model.context;
     report.rank_reports.resize(static_cast<std::size_t>(report.ranks));
     report.timeline.ranks.resize(static_cast<std::size_t>(report.ranks));
-    report.idle = {report.timeline.bubble_ratio(), 0, 0, 0};
+    report.idle.total = {report.timeline.bubble_ratio(), 0, 0, 0};
+    report.idle.ranks.assign(static_cast<std::size_t>(report.ranks), report.idle.total);
     for (auto& step : report.steps) {
       step.step_s = 0.1 * (1 + spread * static_cast<double>(step.step));
       if (report.ranks > 1) step.loss += shift;
