@@ -3,8 +3,9 @@
 #include "balancers/expert_eplb.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <functional>
+#include <cstdint>
 #include <utility>
 
 #include "balancers/torch_order.hpp"
@@ -14,53 +15,56 @@ namespace pipemark {
 
 namespace {
 
-/// A heap of (load, index) whose top is the first of the best: Better is std::less for the least
-/// load, std::greater for the largest; the smaller index wins a tie.
-template <class Better>
+/// Bits of a load that is not negative, in the order of the loads; -0 is 0.
+std::uint32_t bits_of(float load) { return std::bit_cast<std::uint32_t>(load + 0.0f); }
+float load_of(std::uint32_t bits) { return std::bit_cast<float>(bits); }
+
+/// A heap of (rank, index) packed into one number: the least rank is on top, the smaller index wins
+/// a tie, and a comparison has no branch.
 class Heap {
  public:
-  using Entry = std::pair<float, int>;
-
-  template <class LoadOf>
-  void fill(int n, LoadOf load_of) {
-    entries_.clear();
-    for (int i = 0; i < n; ++i) entries_.emplace_back(load_of(i), i);
-    for (std::size_t i = entries_.size() / 2; i-- > 0;) sift(i);
+  template <class RankOf>
+  void fill(int n, RankOf rank_of) {
+    keys_.clear();
+    for (int i = 0; i < n; ++i) keys_.push_back(key(rank_of(i), i));
+    for (std::size_t i = keys_.size() / 2; i-- > 0;) sift(i);
   }
-  const Entry& top() const { return entries_.front(); }
-  void change_top(float load) {
-    entries_.front().first = load;
+  int top_index() const { return static_cast<int>(keys_.front() & 0xffffffffu); }
+  std::uint32_t top_rank() const { return static_cast<std::uint32_t>(keys_.front() >> 32); }
+  void change_top(std::uint32_t rank) {
+    keys_.front() = key(rank, top_index());
     sift(0);
   }
   void drop_top() {
-    entries_.front() = entries_.back();
-    entries_.pop_back();
-    if (!entries_.empty()) sift(0);
+    keys_.front() = keys_.back();
+    keys_.pop_back();
+    if (!keys_.empty()) sift(0);
   }
 
  private:
-  static bool before(const Entry& a, const Entry& b) {
-    return Better()(a.first, b.first) || (a.first == b.first && a.second < b.second);
+  static std::uint64_t key(std::uint32_t rank, int index) {
+    return std::uint64_t{rank} << 32 | static_cast<std::uint32_t>(index);
   }
   void sift(std::size_t at) {
-    const Entry moved = entries_[at];
-    for (std::size_t child = 2 * at + 1; child < entries_.size(); child = 2 * at + 1) {
-      if (child + 1 < entries_.size() && before(entries_[child + 1], entries_[child])) ++child;
-      if (!before(entries_[child], moved)) break;
-      entries_[at] = entries_[child];
+    const std::uint64_t moved = keys_[at];
+    const std::size_t size = keys_.size();
+    for (std::size_t child = 2 * at + 1; child < size; child = 2 * at + 1) {
+      if (child + 1 < size) child += keys_[child + 1] < keys_[child] ? 1 : 0;
+      if (keys_[child] >= moved) break;
+      keys_[at] = keys_[child];
       at = child;
     }
-    entries_[at] = moved;
+    keys_[at] = moved;
   }
 
-  std::vector<Entry> entries_;
+  std::vector<std::uint64_t> keys_;
 };
 
 struct Scratch {
   std::vector<int> order, items;
-  std::vector<std::pair<float, int>> pairs;
-  Heap<std::less<>> lightest;
-  Heap<std::greater<>> heaviest;
+  TorchSort sort;
+  Heap packs;    ///< the lightest on top
+  Heap experts;  ///< that of the highest load a replica on top
 };
 
 /// Deals n items to packs of n / packs each; slot[i] = pack (n / packs) + place in the pack.
@@ -71,17 +75,17 @@ void pack(const float* weight, int n, int packs, std::vector<int>& slot, Scratch
     for (int i = 0; i < n; ++i) slot[static_cast<std::size_t>(i)] = i;
     return;
   }
-  torch_sort_descending(weight, n, scratch.order, scratch.pairs);
+  scratch.sort.descending(weight, n, scratch.order);
   scratch.items.assign(static_cast<std::size_t>(packs), 0);
-  scratch.lightest.fill(packs, [](int) { return 0.0f; });
+  scratch.packs.fill(packs, [](int) { return 0u; });
   for (const int item : scratch.order) {
-    const auto [load, chosen] = scratch.lightest.top();
+    const int chosen = scratch.packs.top_index();
     int& items = scratch.items[static_cast<std::size_t>(chosen)];
     slot[static_cast<std::size_t>(item)] = chosen * room + items;
     if (++items == room) {
-      scratch.lightest.drop_top();
+      scratch.packs.drop_top();
     } else {
-      scratch.lightest.change_top(load + weight[item]);
+      scratch.packs.change_top(bits_of(load_of(scratch.packs.top_rank()) + weight[item]));
     }
   }
 }
@@ -95,14 +99,14 @@ void replicate(const float* weight, int n, int replicas, Replicas& made, Scratch
   made.expert.resize(static_cast<std::size_t>(replicas));
   made.rank.assign(static_cast<std::size_t>(replicas), 0);
   made.count.assign(static_cast<std::size_t>(n), 1);
-  scratch.heaviest.fill(n, [&](int e) { return weight[e]; });
+  scratch.experts.fill(n, [&](int e) { return ~bits_of(weight[e]); });
   for (int r = 0; r < n; ++r) made.expert[static_cast<std::size_t>(r)] = r;
   for (int r = n; r < replicas; ++r) {
-    const int e = scratch.heaviest.top().second;
+    const int e = scratch.experts.top_index();
     made.expert[static_cast<std::size_t>(r)] = e;
     made.rank[static_cast<std::size_t>(r)] = made.count[static_cast<std::size_t>(e)]++;
-    scratch.heaviest.change_top(weight[e] /
-                                static_cast<float>(made.count[static_cast<std::size_t>(e)]));
+    const auto count = static_cast<float>(made.count[static_cast<std::size_t>(e)]);
+    scratch.experts.change_top(~bits_of(weight[e] / count));
   }
 }
 

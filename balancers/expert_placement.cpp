@@ -62,7 +62,7 @@ ExpertBalance expert_balance(const ExpertPlacement& placement, const Matrix<floa
   const int each = placement.replicas() / gpus;
   ExpertBalance balance;
   balance.load = Matrix<double>(placement.layers(), gpus);
-  double means = 0;
+  double evens = 0;
   for (int layer = 0; layer < placement.layers(); ++layer) {
     double* device = balance.load.row(layer);
     for (int p = 0; p < placement.replicas(); ++p) {
@@ -70,16 +70,18 @@ ExpertBalance expert_balance(const ExpertPlacement& placement, const Matrix<floa
       device[p / each] +=
           static_cast<double>(loads.row(layer)[expert]) / placement.counts.row(layer)[expert];
     }
+    const double total = std::accumulate(device, device + gpus, 0.0);
+    const double even =
+        total / (speeds.empty() ? gpus : std::accumulate(speeds.begin(), speeds.end(), 0.0));
     for (int g = 0; g < gpus && !speeds.empty(); ++g)
       device[g] /= speeds[static_cast<std::size_t>(g)];
-    const double mean = std::accumulate(device, device + gpus, 0.0) / gpus;
     const double largest = *std::max_element(device, device + gpus);
-    balance.imbalance.push_back(mean > 0 ? largest / mean : 1);
+    balance.imbalance.push_back(even > 0 ? largest / even : 1);
     balance.worst_imbalance = std::max(balance.worst_imbalance, balance.imbalance.back());
     balance.slowest_sum += largest;
-    means += mean;
+    evens += even;
   }
-  if (means > 0) balance.time_factor = balance.slowest_sum / means;
+  if (evens > 0) balance.time_factor = balance.slowest_sum / evens;
   return balance;
 }
 

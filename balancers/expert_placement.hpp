@@ -45,10 +45,10 @@ struct ExpertPlacement {
 
 struct ExpertBalance {
   Matrix<double> load;            ///< [L, G]: load / speed of each device
-  std::vector<double> imbalance;  ///< by layer: max / mean over devices
+  std::vector<double> imbalance;  ///< by layer: max over devices / an even deal's (the mean)
   double worst_imbalance = 1;
   /// Layers run one after the other and each waits for its slowest device, so the experts' part of
-  /// a step takes sum over layers of the maximum; here as a multiple of the sum of the means.
+  /// a step takes sum over layers of the maximum; here as a multiple of even deals' sum.
   double time_factor = 1;
   double slowest_sum = 0;  ///< the sum of the maxima itself, in the load's unit
 };

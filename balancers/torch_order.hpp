@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 #include <vector>
 
@@ -73,15 +75,44 @@ inline float torch_sum(const float* values, int n) {
   return sum;
 }
 
-/// tensor.sort(-1, descending=True).indices of one row of n values; `work` is scratch.
-inline void torch_sort_descending(const float* values, int n, std::vector<int>& indices,
-                                  std::vector<std::pair<float, int>>& work) {
-  work.clear();
-  for (int i = 0; i < n; ++i) work.emplace_back(values[i], i);
-  std::sort(work.begin(), work.end(),
-            [](const auto& a, const auto& b) { return a.first > b.first; });
-  indices.clear();
-  for (const auto& entry : work) indices.push_back(entry.second);
-}
+/// tensor.sort(-1, descending=True).indices of rows of values that are not negative.
+class TorchSort {
+ public:
+  /// Without ties every sort gives the same, so a radix sort by four bytes does; ties need the very
+  /// sort that PyTorch calls.
+  void descending(const float* values, int n, std::vector<int>& indices) {
+    keys_.clear();
+    for (int i = 0; i < n; ++i) {
+      const std::uint32_t bits = std::bit_cast<std::uint32_t>(values[i] + 0.0f);  // -0 is 0
+      keys_.push_back(std::uint64_t{~bits} << 32 | static_cast<std::uint32_t>(i));
+    }
+    other_.resize(keys_.size());
+    for (int shift = 32; shift < 64; shift += 8) sort_by_byte(shift);
+    const auto tie = std::adjacent_find(keys_.begin(), keys_.end(),
+                                        [](auto a, auto b) { return a >> 32 == b >> 32; });
+    indices.clear();
+    if (tie == keys_.end()) {
+      for (const std::uint64_t key : keys_) indices.push_back(static_cast<int>(key & 0xffffffffu));
+      return;
+    }
+    pairs_.clear();
+    for (int i = 0; i < n; ++i) pairs_.emplace_back(values[i], i);
+    std::sort(pairs_.begin(), pairs_.end(),
+              [](const auto& a, const auto& b) { return a.first > b.first; });
+    for (const auto& pair : pairs_) indices.push_back(pair.second);
+  }
+
+ private:
+  void sort_by_byte(int shift) {
+    std::array<std::uint32_t, 257> start{};
+    for (const std::uint64_t key : keys_) ++start[(key >> shift & 0xff) + 1];
+    for (std::size_t b = 1; b < start.size(); ++b) start[b] += start[b - 1];
+    for (const std::uint64_t key : keys_) other_[start[key >> shift & 0xff]++] = key;
+    keys_.swap(other_);
+  }
+
+  std::vector<std::uint64_t> keys_, other_;
+  std::vector<std::pair<float, int>> pairs_;
+};
 
 }  // namespace pipemark

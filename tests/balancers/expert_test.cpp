@@ -126,6 +126,8 @@ TEST(ExpertBalance, CountsReplicasAndSpeeds) {
   EXPECT_EQ(expert_balance(placement, loads, 2).load.values, (std::vector<double>{6, 8}));
   EXPECT_EQ(expert_balance(placement, loads, 2, {0.5, 1}).load.values,
             (std::vector<double>{12, 8}));
+  // An even deal of 14 over speeds 0.5 and 1 takes 28/3: 12 is 9/7 of it.
+  EXPECT_DOUBLE_EQ(expert_balance(placement, loads, 2, {0.5, 1}).time_factor, 9.0 / 7);
   EXPECT_THROW(ExpertPlacement::of(phy2log, 3), UserError);  // expert 2 nowhere
 }
 
