@@ -13,6 +13,7 @@ void add_balance_command(CLI::App& app, Invocation& invocation) {
   CLI::App* command =
       app.add_subcommand("balance", "Plans where layers or experts go, from their loads");
   command->require_subcommand(1);
+  add_balance_partition(*command, invocation);
   add_balance_experts(*command, invocation);
 }
 

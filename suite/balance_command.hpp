@@ -10,5 +10,6 @@ namespace pipemark {
 struct Invocation;
 
 void add_balance_experts(CLI::App& balance, Invocation& invocation);
+void add_balance_partition(CLI::App& balance, Invocation& invocation);
 
 }  // namespace pipemark

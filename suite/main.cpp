@@ -57,6 +57,8 @@ int run(int argc, char** argv) {
   add_simulate_command(app, invocation);
   add_verify_command(app, invocation);
   add_balance_command(app, invocation);
+  add_fingerprint_command(app, invocation);
+  add_tune_command(app, invocation);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
