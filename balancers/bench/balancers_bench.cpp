@@ -4,6 +4,7 @@
 
 #include <random>
 
+#include "balancers/expert_moves.hpp"
 #include "balancers/optimal.hpp"
 
 namespace pipemark {
@@ -47,6 +48,34 @@ void optimal_any_order(benchmark::State& state) {
   state.counters["gap_percent"] = 100 * gap;
 }
 
+Matrix<float> expert_loads(int layers, int experts, unsigned seed) {
+  std::mt19937 random(seed);
+  std::lognormal_distribution<float> load(0, 1);
+  Matrix<float> loads(layers, experts);
+  for (float& value : loads.values) value = load(random);
+  return loads;
+}
+
+/// DeepSeek-V3's: 58 layers of 256 experts, 288 replicas on 32 GPUs.
+void expert_eplb(benchmark::State& state) {
+  const auto loads = expert_loads(58, 256, 1);
+  const ExpertGrid grid{288, static_cast<int>(state.range(0)), static_cast<int>(state.range(1)),
+                        32};
+  for (auto _ : state) benchmark::DoNotOptimize(rebalance_experts(loads, grid).max_count);
+}
+
+void expert_adapt(benchmark::State& state) {
+  const ExpertGrid grid{288, 8, 4, 32};
+  const auto current = rebalance_experts(expert_loads(58, 256, 1), grid);
+  const auto loads = expert_loads(58, 256, 2);
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(adapt_experts(loads, grid, current, {{}, 1, 100, 1}).cost_s);
+  }
+}
+
+// Arguments: groups, nodes.
+BENCHMARK(expert_eplb)->Args({8, 4})->Args({1, 1})->Args({8, 3})->Unit(benchmark::kMillisecond);
+BENCHMARK(expert_adapt)->Unit(benchmark::kMillisecond);
 // Arguments: layers, devices, kinds of devices.
 BENCHMARK(optimal_chain)->Args({128, 32, 32})->Args({50, 8, 8})->Unit(benchmark::kMicrosecond);
 BENCHMARK(optimal_bidirectional)
