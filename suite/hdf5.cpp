@@ -281,4 +281,29 @@ void unpack_value(const char*& at, const ColumnType& type, std::string& value) {
   at += type.width;
 }
 
+std::vector<float> Hdf5File::read_floats(const std::string& path,
+                                         std::vector<std::size_t>* shape) const {
+  const auto refuse = [&](const std::string& what) {
+    throw UserError(fmt::format("{}: {}: {}", path_, path, what),
+                    "name a dataset of whole numbers or floating-point numbers");
+  };
+  if (!has(path)) refuse("the dataset is missing");
+  const Handle dataset(H5Dopen2(file_, path.c_str(), H5P_DEFAULT));
+  if (dataset < 0) refuse("it is no dataset");
+  const Handle stored(PIPEMARK_HDF5_CHECK(H5Dget_type(dataset)));
+  const H5T_class_t kind = H5Tget_class(stored);
+  if (kind != H5T_INTEGER && kind != H5T_FLOAT) refuse("it holds no numbers");
+  const Handle space(PIPEMARK_HDF5_CHECK(H5Dget_space(dataset)));
+  std::vector<hsize_t> sizes(
+      static_cast<std::size_t>(std::max(0, H5Sget_simple_extent_ndims(space))));
+  PIPEMARK_HDF5_CHECK(H5Sget_simple_extent_dims(space, sizes.data(), nullptr));
+  shape->assign(sizes.begin(), sizes.end());
+  std::vector<float> values(static_cast<std::size_t>(H5Sget_simple_extent_npoints(space)));
+  if (!values.empty() &&
+      H5Dread(dataset, H5T_NATIVE_FLOAT, H5S_ALL, H5S_ALL, H5P_DEFAULT, values.data()) < 0) {
+    refuse("it cannot be read");
+  }
+  return values;
+}
+
 }  // namespace pipemark

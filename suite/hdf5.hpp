@@ -82,6 +82,8 @@ class Hdf5File {
   /// UserError naming dataset and column where type, name or units differ.
   std::string read_packed(const std::string& path, const std::vector<ColumnType>& columns,
                           std::size_t* rows) const;
+  /// A dataset of numbers, row by row, converted to float32. UserError where it is none.
+  std::vector<float> read_floats(const std::string& path, std::vector<std::size_t>* shape) const;
   void close() { file_ = Handle(); }
 
  private:

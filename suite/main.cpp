@@ -13,21 +13,26 @@ namespace {
 
 /// What CLI11 says of a wrong argument, with the nearest known name.
 void print_usage_error(const CLI::App& app, const CLI::ParseError& error, int argc, char** argv) {
-  const auto chosen = app.get_subcommands();
-  const CLI::App& at = chosen.empty() ? app : *chosen.front();
-  std::vector<std::string> known;
-  if (chosen.empty()) {
-    for (const CLI::App* command : app.get_subcommands({})) known.push_back(command->get_name());
+  const CLI::App* chosen = &app;
+  std::string name = "pipemark";
+  int depth = 1;  // the word that chooses the next sub-command
+  while (!chosen->get_subcommands().empty()) {
+    chosen = chosen->get_subcommands().front();
+    name += " " + chosen->get_name();
+    ++depth;
   }
+  const CLI::App& at = *chosen;
+  std::vector<std::string> known;
+  for (const CLI::App* command : at.get_subcommands({})) known.push_back(command->get_name());
+  const bool needs_command = !known.empty();
   for (const CLI::Option* option : at.get_options()) known.push_back(option->get_name());
-  const std::string name = chosen.empty() ? "pipemark" : "pipemark " + at.get_name();
   for (int i = 1; i < argc; ++i) {
     std::string word = argv[i];
     if (word.rfind("--", 0) == 0) word = word.substr(0, word.find('='));
     const bool is_option = word.size() > 1 && word[0] == '-';
     const bool unknown = std::find(known.begin(), known.end(), word) == known.end();
     const bool named = std::string(error.what()).find(word) != std::string::npos;
-    if (unknown && (is_option ? named : chosen.empty() && i == 1)) {
+    if (unknown && (is_option ? named : needs_command && i == depth)) {
       print_error(
           fmt::format("{}: {} \"{}\" is not known", name, is_option ? "option" : "command", word),
           fmt::format("did you mean {}? {} --help lists what there is", nearest_name(word, known),
@@ -51,6 +56,7 @@ int run(int argc, char** argv) {
   add_schedule_command(app, invocation);
   add_simulate_command(app, invocation);
   add_verify_command(app, invocation);
+  add_balance_command(app, invocation);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
