@@ -14,7 +14,8 @@ void for_groups(const GroupedShape& s, F&& f) {
     const std::int64_t rows = s.offsets[g + 1] - s.offsets[g];
     check(rows >= 0, "grouped: group {} has {} rows", g, rows);
     if (rows > 0) {
-      f(LinearShape{rows, s.in, s.out}, s.offsets[g], static_cast<std::int64_t>(g) * s.stride);
+      f(LinearShape{rows, s.in, s.out, true}, s.offsets[g],
+        static_cast<std::int64_t>(g) * s.stride);
     }
   }
 }

@@ -24,6 +24,8 @@ struct LinearShape {
   std::int64_t rows = 0;  ///< N
   int in = 0;             ///< Cin
   int out = 0;            ///< Cout
+  /// N is another from call to call: a backend that tunes by shape must not do so for each N.
+  bool varying_rows = false;
 };
 
 struct AttentionShape {

@@ -127,8 +127,9 @@ void check_experts(const RunConfig& config) {
           fmt::format("make their sum a multiple of {}", parallel.expert));
   at_least("balancer.expert_interval", config.balancer.expert_interval, 1);
   const std::string& balancer = config.balancer.experts;
-  require(balancer == "none", fmt::format("balancer.experts = \"{}\" is not known", balancer),
-          "use \"none\"");
+  require(balancer == "none" || balancer == "eplb",
+          fmt::format("balancer.experts = \"{}\" is not known", balancer),
+          "use \"none\" or \"eplb\"");
 }
 
 void check_train(const TrainConfig& train, const ParallelConfig& parallel) {

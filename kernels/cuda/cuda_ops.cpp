@@ -252,7 +252,8 @@ void CudaOps::linear_forward(Stream stream, LinearShape s, Tensor x, Tensor w, T
                               .n = s.out,
                               .k = s.in,
                               .b_transposed = true,
-                              .epilogue = b ? Epilogue::bias : Epilogue::none};
+                              .epilogue = b ? Epilogue::bias : Epilogue::none,
+                              .varying_rows = s.varying_rows};
   must_matmul(stream, problem,
               {b16(x, s.rows * s.in, "x"), b16(w, std::int64_t{s.out} * s.in, "w"),
                b16(y, s.rows * s.out, "y"), b ? b16(b, s.out, "b") : nullptr});
@@ -264,7 +265,8 @@ void CudaOps::linear_gelu_forward(Stream stream, LinearShape s, Tensor x, Tensor
                             .n = s.out,
                             .k = s.in,
                             .b_transposed = true,
-                            .epilogue = Epilogue::gelu_aux_bias};
+                            .epilogue = Epilogue::gelu_aux_bias,
+                            .varying_rows = s.varying_rows};
   const MatmulOperands operands{b16(x, s.rows * s.in, "x"), b16(w, std::int64_t{s.out} * s.in, "w"),
                                 b16(y, s.rows * s.out, "y"), b16(b, s.out, "b"),
                                 b16(pre, s.rows * s.out, "pre")};
@@ -278,7 +280,7 @@ void CudaOps::linear_gelu_forward(Stream stream, LinearShape s, Tensor x, Tensor
 }
 
 void CudaOps::linear_backward_input(Stream stream, LinearShape s, Tensor dy, Tensor w, Tensor dx) {
-  const MatmulProblem problem{.m = s.rows, .n = s.in, .k = s.out};
+  const MatmulProblem problem{.m = s.rows, .n = s.in, .k = s.out, .varying_rows = s.varying_rows};
   must_matmul(stream, problem,
               {b16(dy, s.rows * s.out, "dy"), b16(w, std::int64_t{s.out} * s.in, "w"),
                b16(dx, s.rows * s.in, "dx")});
@@ -286,7 +288,11 @@ void CudaOps::linear_backward_input(Stream stream, LinearShape s, Tensor dy, Ten
 
 void CudaOps::linear_gelu_backward_input(Stream stream, LinearShape s, Tensor dy, Tensor w,
                                          Tensor pre, Tensor dpre) {
-  const MatmulProblem fused{.m = s.rows, .n = s.in, .k = s.out, .epilogue = Epilogue::dgelu};
+  const MatmulProblem fused{.m = s.rows,
+                            .n = s.in,
+                            .k = s.out,
+                            .epilogue = Epilogue::dgelu,
+                            .varying_rows = s.varying_rows};
   const MatmulOperands operands{
       b16(dy, s.rows * s.out, "dy"), b16(w, std::int64_t{s.out} * s.in, "w"),
       b16(dpre, s.rows * s.in, "dpre"), nullptr, b16(pre, s.rows * s.in, "pre")};
@@ -308,7 +314,8 @@ void CudaOps::linear_backward_weight(Stream stream, LinearShape s, Tensor dy, Te
                         .k = s.rows,
                         .a_transposed = true,
                         .fp32_out = true,
-                        .accumulate = true};
+                        .accumulate = true,
+                        .varying_rows = s.varying_rows};
   const MatmulOperands operands{dy_data, b16(x, s.rows * s.in, "x"),
                                 f32(dw, std::int64_t{s.out} * s.in, "dw")};
   if (!db) return must_matmul(stream, problem, operands);

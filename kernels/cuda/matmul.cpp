@@ -4,6 +4,7 @@
 #include "kernels/cuda/matmul.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
@@ -51,9 +52,14 @@ std::string cache_name(const CudaDevice& device) {
 }  // namespace
 
 std::string MatmulProblem::key() const {
-  return fmt::format("matmul/{}x{}x{}/{}{}/{}{}/e{}", m, n, k, a_transposed ? 't' : 'n',
+  const auto bucket = [&](std::int64_t rows, bool varies) {
+    return varies ? static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(rows)))
+                  : rows;
+  };
+  return fmt::format("matmul/{}x{}x{}/{}{}/{}{}/e{}{}", bucket(m, varying_rows && !a_transposed), n,
+                     bucket(k, varying_rows && a_transposed), a_transposed ? 't' : 'n',
                      b_transposed ? 't' : 'n', fp32_out ? "f32" : "bf16", accumulate ? "+=" : "=",
-                     static_cast<int>(epilogue));
+                     static_cast<int>(epilogue), varying_rows ? "/v" : "");
 }
 
 struct Matmul::Plan {
@@ -282,6 +288,34 @@ void Matmul::tune(cudaStream_t stream, Plan& plan, const MatmulOperands& operand
   cache_.put(p.key(), entry);
 }
 
+/// The plan's layouts for another problem of its bucket. Row-major rows are cuBLASLt's columns, and
+/// no leading dimension follows from them.
+void Matmul::resize(Plan& plan, const MatmulProblem& problem) {
+  plan.problem = problem;
+  const auto set_rows = [](cublasLtMatrixLayout_t layout, std::int64_t rows) {
+    const auto columns = static_cast<std::uint64_t>(rows);
+    PIPEMARK_CUBLAS(cublasLtMatrixLayoutSetAttribute(layout, CUBLASLT_MATRIX_LAYOUT_COLS, &columns,
+                                                     sizeof(columns)));
+  };
+  if (problem.a_transposed) {
+    set_rows(plan.a, problem.k);
+    set_rows(plan.b, problem.k);
+  } else {
+    set_rows(plan.b, problem.m);
+    set_rows(plan.d, problem.m);
+  }
+  cublasLtMatmulHeuristicResult_t result{};
+  if (!plan.supported ||
+      (cublasLtMatmulAlgoCheck(handle_, plan.operation, plan.a, plan.b, plan.d, plan.d, &plan.algo,
+                               &result) == CUBLAS_STATUS_SUCCESS &&
+       result.workspaceSize <= kWorkspaceBytes)) {
+    return;
+  }
+  const auto found = candidates(plan);
+  plan.supported = !found.empty();
+  if (plan.supported) plan.algo = found.front().algo;
+}
+
 Matmul::Plan& Matmul::plan(cudaStream_t stream, const MatmulProblem& problem,
                            const MatmulOperands& operands, void* workspace) {
   const std::string key = problem.key();
@@ -299,6 +333,7 @@ Matmul::Plan& Matmul::plan(cudaStream_t stream, const MatmulProblem& problem,
           result.workspaceSize <= kWorkspaceBytes;
     }
   }
+  if (at->second.problem != problem) resize(at->second, problem);
   if (!at->second.settled) tune(stream, at->second, operands, workspace);
   return at->second;
 }

@@ -32,8 +32,12 @@ struct MatmulProblem {
   bool a_transposed = false, b_transposed = false;
   bool fp32_out = false, accumulate = false;
   Epilogue epilogue = Epilogue::none;
+  /// m (k when a_transposed) is another from call to call: problems of which it rounds up to one
+  /// power of two share the algorithm that was tuned for the first of them.
+  bool varying_rows = false;
 
   std::string key() const;
+  bool operator==(const MatmulProblem&) const = default;
 };
 
 struct MatmulOperands {
@@ -73,6 +77,7 @@ class Matmul {
   using Measure = std::function<double(const cublasLtMatmulAlgo_t&, int repetitions)>;
   Plan& plan(cudaStream_t stream, const MatmulProblem& problem, const MatmulOperands& operands,
              void* workspace);
+  void resize(Plan& plan, const MatmulProblem& problem);
   std::vector<cublasLtMatmulHeuristicResult_t> candidates(const Plan& plan) const;
   void widen(const Plan& plan, std::vector<Timed>& timed, const Measure& measure) const;
   void tune(cudaStream_t stream, Plan& plan, const MatmulOperands& operands, void* workspace);

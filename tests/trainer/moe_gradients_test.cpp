@@ -156,14 +156,15 @@ TEST(MoeGradients, APerturbedGradientFails) {
 }
 
 /// Of the first steps: `run.train.steps` stays, for the learning rates follow from it.
-void expect_losses(const RunConfig& run, const golden::Golden& golden) {
+TrainReport expect_losses(const RunConfig& run, const golden::Golden& golden) {
   SCOPED_TRACE(describe(run));
   Trainer trainer(cluster(), run);
   const TrainReport report = trainer.fit();
-  ASSERT_EQ(report.steps.size(), golden.losses.size());
+  EXPECT_EQ(report.steps.size(), golden.losses.size());
   for (std::size_t i = 0; i < golden.losses.size(); ++i) {
     EXPECT_NEAR(report.steps[i].loss, golden.losses[i], golden::loss_bound(golden)) << "step " << i;
   }
+  return report;
 }
 
 TEST(MoeLosses, TwentyStepsEqualPyTorchs) {
@@ -171,6 +172,43 @@ TEST(MoeLosses, TwentyStepsEqualPyTorchs) {
     const auto golden = golden::load_moe(name);
     const int expert = std::min(2, cluster().size());
     expect_losses(moe_run(golden, "1f1b", {cluster().size() / expert, 1, expert}, 2), golden);
+  }
+}
+
+TEST(MoeLosses, StayWhenExpertsMove) {
+  const auto golden = golden::load_moe("bias");
+  const int expert = std::min(4, cluster().size());
+  RunConfig run = moe_run(golden, "1f1b", {cluster().size() / expert, 1, expert}, 2);
+  run.parallel.redundant_experts = 4;
+  run.balancer.experts = "eplb";
+  run.balancer.expert_interval = 3;
+  const TrainReport report = expect_losses(run, golden);
+  std::int64_t moved = 0;
+  for (const StepReport& step : report.steps) moved += step.expert_moved_bytes;
+  if (expert > 1) {
+    EXPECT_GT(moved, 0) << "no expert moved, so nothing was proved";
+  }
+}
+
+TEST(MoeLosses, SkewedChoicesAreEvenedOutByReplicas) {
+  const int expert = cluster().size();
+  if (expert < 2) GTEST_SKIP() << "needs two ranks";
+  const auto golden = golden::load_moe("bias");
+  RunConfig run = moe_run(golden, "gpipe", {1, 1, expert}, 1);
+  run.train.steps = 4;
+  run.model.router_skew = 1.5;
+  run.parallel.redundant_experts = 4;
+  run.balancer.experts = "eplb";
+  run.balancer.expert_interval = 2;
+  Trainer trainer(cluster(), run);
+  const TrainReport moving = trainer.fit();
+  run.balancer.experts = "none";
+  run.parallel.redundant_experts = 0;
+  Trainer still(cluster(), run);
+  const TrainReport staying = still.fit();
+  EXPECT_LT(moving.steps[3].expert_imbalance, staying.steps[3].expert_imbalance);
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_NEAR(moving.steps[i].loss, staying.steps[i].loss, golden::loss_bound(golden)) << i;
   }
 }
 
