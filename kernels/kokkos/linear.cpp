@@ -26,12 +26,6 @@ void check_linear(const LinearShape& s, Tensor outer, Tensor inner, Tensor w) {
         outer.size, w.size);
 }
 
-/// f(first_row, rows) for blocks of [0, rows).
-template <class F>
-void for_row_blocks(std::int64_t rows, std::int64_t block, F&& f) {
-  for (std::int64_t n = 0; n < rows; n += block) f(n, rows - n < block ? rows - n : block);
-}
-
 template <int P>
 KOKKOS_FORCEINLINE_FUNCTION void column_sums(const float* x, std::int64_t rows, std::int64_t stride,
                                              int columns, float* sums) {
@@ -114,9 +108,11 @@ void KokkosOps::linear_backward_input(Stream, LinearShape s, Tensor dy, Tensor w
 }
 
 void KokkosOps::linear_gelu_backward_input(Stream, LinearShape s, Tensor dy, Tensor w, Tensor pre,
-                                           Tensor dpre) {
+                                           Tensor dpre, Tensor db, bool accumulate) {
   static const std::string label = "linear/gelu_backward";
+  static const std::string bias_label = "linear/gelu_backward_bias";
   check_linear(s, dy, dpre, w);
+  if (db && !accumulate) device_.fill_zero({}, db.data, db.bytes());
   check(pre.size >= s.rows * s.in, "linear_gelu backward: pre has {} elements", pre.size);
   for_row_blocks(s.rows, row_block(s.in), [&](std::int64_t n, std::int64_t rows) {
     float* block = dpre.f32() + n * s.in;
@@ -127,17 +123,21 @@ void KokkosOps::linear_gelu_backward_input(Stream, LinearShape s, Tensor dy, Ten
         label, rows * s.in, KOKKOS_LAMBDA(std::int64_t i, int k) {
           store(block + i, load(block + i, k) * gelu_derivative(load(before + i, k)), k);
         });
+    if (db) add_column_sums(bias_label, block, rows, s.in, s.in, db.f32());
   });
 }
 
 void KokkosOps::linear_backward_weight(Stream, LinearShape s, Tensor dy, Tensor x, Tensor dw,
-                                       Tensor db) {
+                                       Tensor db, bool accumulate) {
   static const std::string label = "linear/backward_bias";
   check_linear(s, dy, x, dw);
+  if (db && !accumulate) device_.fill_zero({}, db.data, db.bytes());
   for_row_blocks(s.rows, kWeightRowBlock, [&](std::int64_t n, std::int64_t rows) {
     const float* block = dy.f32() + n * s.out;
     if (db) add_column_sums(label, block, rows, s.out, s.out, db.f32());
-    gemm(true, false, s.out, s.in, rows, block, s.out, x.f32() + n * s.in, s.in, 1, dw.f32(), s.in);
+    const float beta = accumulate || n > 0 ? 1 : 0;
+    gemm(true, false, s.out, s.in, rows, block, s.out, x.f32() + n * s.in, s.in, beta, dw.f32(),
+         s.in);
   });
 }
 
