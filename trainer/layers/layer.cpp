@@ -29,8 +29,7 @@ GptScratch GptScratch::take(Ops& ops, const ModelConfig& model, int sequences, A
   GptScratch scratch;
   scratch.in_logits = in_logits;
   scratch.addend = arena.take(shape.elements(), act, "scratch/addend");
-  scratch.dnorm =
-      in_logits ? scratch.addend : arena.take(shape.elements(), act, "scratch/dnorm");
+  scratch.dnorm = in_logits ? scratch.addend : arena.take(shape.elements(), act, "scratch/dnorm");
   for (Tensor& gradient : scratch.gradient) {
     gradient = arena.take(shape.elements(), act, "scratch/gradient");
   }
