@@ -35,5 +35,6 @@ void add_sweep_command(CLI::App& app, Invocation& invocation);
 void add_schedule_command(CLI::App& app, Invocation& invocation);
 void add_simulate_command(CLI::App& app, Invocation& invocation);
 void add_verify_command(CLI::App& app, Invocation& invocation);
+void add_join_command(CLI::App& app, Invocation& invocation);
 
 }  // namespace pipemark

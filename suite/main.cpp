@@ -51,6 +51,7 @@ int run(int argc, char** argv) {
   add_schedule_command(app, invocation);
   add_simulate_command(app, invocation);
   add_verify_command(app, invocation);
+  add_join_command(app, invocation);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
