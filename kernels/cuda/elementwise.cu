@@ -94,6 +94,10 @@ dim3 sum_grid(int columns) {
               static_cast<unsigned>(sum_chunks(columns)));
 }
 
+/// Blocks start in the order of their index: the last rows first, which whoever wrote them has left
+/// in the L2.
+__device__ __forceinline__ unsigned chunk_of(unsigned block) { return gridDim.y - 1 - block; }
+
 /// The end of a kernel that sums columns: over the block's warps, in order, to partial[chunk].
 __device__ __forceinline__ void finish_column_sums(const float (&sum)[kVec], float* partial,
                                                    int columns) {
@@ -108,7 +112,7 @@ __device__ __forceinline__ void finish_column_sums(const float (&sum)[kVec], flo
   float total = 0;
 #pragma unroll
   for (int t = 0; t < kSumLanes; ++t) total += shared[t][threadIdx.x];
-  partial[static_cast<std::int64_t>(blockIdx.y) * columns + out] = total;
+  partial[static_cast<std::int64_t>(chunk_of(blockIdx.y)) * columns + out] = total;
 }
 static_assert(kThreads == kSumVectors * kVec, "a thread finishes one column");
 
@@ -121,7 +125,7 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = threadIdx.x % kSumVectors;
   const int turn = threadIdx.x / kSumVectors;
   const int column = (blockIdx.x * kSumVectors + lane) * kVec;
-  const std::int64_t first = blockIdx.y * chunk_rows;
+  const std::int64_t first = chunk_of(blockIdx.y) * chunk_rows;
   const std::int64_t last = min(first + chunk_rows, rows);
   float sum[kVec] = {};
   if (column < columns) {
@@ -153,7 +157,7 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = threadIdx.x % kSumVectors;
   const int turn = threadIdx.x / kSumVectors;
   const int column = (blockIdx.x * kSumVectors + lane) * kVec;
-  const std::int64_t first = blockIdx.y * chunk_rows;
+  const std::int64_t first = chunk_of(blockIdx.y) * chunk_rows;
   const std::int64_t last = min(first + chunk_rows, rows);
   float sum[kVec] = {};
   if (column < columns) {

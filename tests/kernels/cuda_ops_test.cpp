@@ -80,12 +80,13 @@ TEST_F(CudaOpsTest, LayerNormBackward) {
                                   dw, db, N, C, sums);
         return Outputs{s.read(dx), s.read(dw), s.read(db), s.read(written), s.read(sums)};
       };
-      // The sums of dx of each call: of values before or after they are rounded, as is faster.
+      // The sums of dx of each call: of values before or after they are rounded, as is faster. Of N
+      // roundings of rms u / 4, the sum is u / 4 of its own rms off, five times that at most.
       compare(run, {{"dx", bf16_bound(1.1)},
                     {"dw", fp32_bound(N)},
                     {"db", fp32_bound(N)},
                     {"db written", fp32_bound(N)},
-                    {"dx_sums", bf16_bound(1.1)}});
+                    {"dx_sums", bf16_bound(2)}});
       expect_repeats(run);
     }
   }
