@@ -85,7 +85,7 @@ def run_llmc(args, preset, train, log, gelu):
     """Its own defaults but for what the case says: no recomputation (-r 0), GELU fused or not."""
     depth, B, M = SHAPES[preset]["layers"], train["batch"], train["micro_batches"]
     command = [args.llmc, "-i", args.tokens, "-j", args.tokens, "-e", f"gpt2:d{depth}", "-b", str(B // M), "-t",
-               "1024", "-d", str(B * 1024), "-x", str(train["steps"]), "-v", "0", "-s", "0", "-h", "0", "-r",
+               "1024", "-d", str(B * 1024), "-x", str(train["steps"]), "-v", "1000000", "-m", "1", "-s", "0", "-h", "0", "-r",
                "0", "-ge", str(gelu), "-l", str(train["learning_rate"]), "-c", str(train["weight_decay"]),
                "-u", str(train["warmup_steps"])]
     with Memory() as memory:
@@ -213,7 +213,8 @@ def main():
     args = parse()
     with tempfile.TemporaryDirectory() as folder, open(args.log, "a", encoding="utf-8") as log:
         args.base = os.path.join(folder, "base.toml")
-        open(args.base, "w", encoding="utf-8").close()
+        with open(args.base, "w", encoding="utf-8") as file:
+            file.write("[model]\n")
         if args.tokens is None:
             args.tokens = os.path.join(folder, "tokens.bin")
             print("{} tokens of {} words".format(*write_tokens(args.text, args.tokens)))
