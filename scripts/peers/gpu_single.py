@@ -7,7 +7,8 @@ A case is PRESET:BATCH:MICRO_BATCHES. Each is run by Pipemark, by llm.c (where i
 you with cuDNN attention) and by PyTorch (compiled, bf16 autocast, fused AdamW; each attention of
 --torch-attention, the better counts). A step is data, forward, backward, clipping and AdamW. All read one
 file of uint16 tokens, made from --text by words unless --tokens names one in llm.c's format.
-Prints tokens/s, ratios and peak memory, and joins all runs, peers too, into the record.
+Prints tokens/s, ratios and peak memory, and joins all runs, peers too, into the record. Pipemark runs with
+PIPEMARK_DETERMINISTIC=0 (attention adds dq by atomics, as PyTorch's does; llm.c's does not).
 Needs a python3 with torch (CUDA), numpy and h5py, and one GPU that nothing else uses.
 """
 import argparse
@@ -53,8 +54,8 @@ def run(command, environment=None, timeout=580):
     result = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False,
                             env=dict(os.environ, **(environment or {})))
     if result.returncode != 0:
-        sys.exit(f"error: {' '.join(command)} ended with {result.returncode}:\n"
-                 f"{result.stdout[-2000:]}{result.stderr[-2000:]}")
+        raise RuntimeError(f"{' '.join(command)[:200]} ended with {result.returncode}:\n"
+                           f"{result.stdout[-800:]}{result.stderr[-1200:]}")
     return result.stdout
 
 
@@ -69,16 +70,17 @@ def pipemark_command(args, preset, train, output):
     return command
 
 
-def run_pipemark(args, preset, train, output, log):
+def run_pipemark(args, preset, train, output, log, deterministic=False):
     command = pipemark_command(args, preset, train, output)
     with Memory() as memory:
-        log.write(run(command))
+        log.write(run(command, {"PIPEMARK_DETERMINISTIC": str(int(deterministic))}))
     with h5py.File(output, "r") as file:
         samples, arena = file["samples"][()], int(file["runs"][0]["peak_arena_bytes"])
     values = {name: [float(s["value"]) for s in samples if s["metric"] == name.encode()]
               for name in ("step_s", "loss")}
     return {"name": "pipemark", "steps_s": values["step_s"], "losses": values["loss"], "record": output,
-            "peak_bytes": memory.peak_bytes, "settings": f"arena {arena >> 20} MiB, as predicted"}
+            "peak_bytes": memory.peak_bytes,
+            "settings": f"arena {arena >> 20} MiB" + (", deterministic" if deterministic else "")}
 
 
 def run_llmc(args, preset, train, log, gelu):
@@ -93,9 +95,10 @@ def run_llmc(args, preset, train, log, gelu):
     log.write(text)
     steps = STEP.findall(text)
     if not steps:
-        sys.exit(f"error: no step times in the output of {args.llmc}\nhint: this reads the lines of May 2025")
+        raise RuntimeError(f"no step times in the output of {args.llmc}: this reads the lines of May 2025")
     return {"name": "llm.c", "steps_s": [float(ms) * 1e-3 for _, _, ms in steps], "command": " ".join(command),
             "losses": [float(loss) for _, loss, _ in steps], "settings": f"cuDNN attention, -r 0 -ge {gelu}",
+            "gelu": gelu,
             "peak_bytes": memory.peak_bytes}
 
 
@@ -105,7 +108,7 @@ def run_torch(args, preset, train, attention, mode):
     with Memory() as memory:
         text = run([sys.executable, os.path.join(HERE, "torch_gpu.py"), json.dumps(job)])
     out = json.loads(text.splitlines()[-1])
-    return dict(out, name="torch", command="scripts/peers/torch_gpu.py", allocated_bytes=out["peak_bytes"],
+    return dict(out, name="torch", attention=attention, command="scripts/peers/torch_gpu.py", allocated_bytes=out["peak_bytes"],
                 peak_bytes=memory.peak_bytes,
                 settings=f"{attention} attention, {mode}, bf16 autocast, fused AdamW; {out['versions']}")
 
@@ -115,7 +118,7 @@ class Memory:
 
     def __enter__(self):
         self.process = subprocess.Popen(
-            ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0", "-lms", "100"],
+            ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "-i", "0", "-lms", "500"],
             stdout=subprocess.PIPE, text=True)
         self.before = int(self.process.stdout.readline())
         return self
@@ -128,6 +131,14 @@ class Memory:
 
 def median_of(result):
     return statistics.median(result["steps_s"][WARM_UP:])
+
+
+def attempt(work):
+    """A peer that does not run is told, and the others go on."""
+    try:
+        work()
+    except (RuntimeError, subprocess.TimeoutExpired, ValueError) as failed:
+        print(f"    NOT RUN: {failed}", flush=True)
 
 
 def best(results):
@@ -156,6 +167,7 @@ def parse():
     parser.add_argument("--torch-attention", nargs="*", default=["flash", "cudnn"])
     parser.add_argument("--torch-mode", default="default", help="of torch.compile, such as max-autotune-no-cudagraphs")
     parser.add_argument("--llmc-gelu", nargs="+", type=int, default=[2, 0], help="its -ge values to try")
+    parser.add_argument("--deterministic", action="store_true", help="also a run with it, for each case")
     parser.add_argument("--curve", type=int, default=0, help="steps of a loss curve beside PyTorch's, first case")
     parser.add_argument("--text", default="build/data/kjv.txt")
     parser.add_argument("--tokens", help="uint16 tokens behind llm.c's header, instead of --text")
@@ -169,21 +181,28 @@ def run_case(args, case, folder, log):
     preset, batch, micro_batches = case
     train = train_settings(batch, micro_batches, args.steps)
     name = f"{preset}-{batch}-{micro_batches}"
-    ours, llmc, torches = [], {}, []
-    for round_number in range(args.rounds):
-        output = os.path.join(folder, f"{name}-{round_number}.h5")
+    ours, llmc, torches = [], [], []
+    for number in range(args.rounds):
+        output = os.path.join(folder, f"{name}-{number}.h5")
         ours.append(run_pipemark(args, preset, train, output, log))
-        if args.llmc:
-            gelus = args.llmc_gelu if round_number == 0 else [min(llmc, key=lambda g: median_of(llmc[g][0]))]
-            for gelu in gelus:
-                llmc.setdefault(gelu, []).append(run_llmc(args, preset, train, log, gelu))
+        for gelu in args.llmc_gelu if args.llmc else []:
+            attempt(lambda: llmc.append(run_llmc(args, preset, train, log, gelu)))
+        if llmc:  # its better setting from here on
+            args.llmc_gelu = [best(llmc)["gelu"]]
     for attention in args.torch_attention:
-        torches.append(run_torch(args, preset, train, attention, args.torch_mode))
+        attempt(lambda: torches.append(run_torch(args, preset, train, attention, args.torch_mode)))
+    if torches:
+        args.torch_attention = [best(torches)["attention"]]
+    peers = ([best(llmc)] if llmc else []) + ([best(torches)] if torches else [])
     ours.sort(key=median_of)
-    peers = [best(result for results in llmc.values() for result in results)] if llmc else []
-    peers += [best(torches)] if torches else []
-    middle = ours[(len(ours) - 1) // 2] if llmc or torches else ours[0]
+    middle = ours[(len(ours) - 1) // 2]
     show(case, middle, peers)
+    print("    all runs: " + ", ".join(f"{r['name']} {median_of(r) * 1e3:.2f}" for r in ours + llmc + torches))
+    if args.deterministic:
+        output = os.path.join(folder, f"{name}-deterministic.h5")
+        fixed = run_pipemark(args, preset, train, output, log, deterministic=True)
+        print(f"    with attention's dq in a fixed order: {median_of(fixed) * 1e3:.2f} ms, "
+              f"{fixed['peak_bytes'] >> 20} MiB")
     for result in torches:
         print(f"    torch, {result['settings'][:30]}: {median_of(result) * 1e3:.2f} ms, "
               f"{result['allocated_bytes'] >> 20} MiB allocated")
@@ -200,13 +219,13 @@ def compare_curves(args, case, folder, log):
     train = train_settings(batch, micro_batches, args.curve)
     output = os.path.join(folder, "curve.h5")
     ours = run_pipemark(args, preset, train, output, log)
-    peer = run_torch(args, preset, train, "flash", "eager")
+    peer = run_torch(args, preset, train, args.torch_attention[0], "eager")
     differences = [abs(a - b) for a, b in zip(ours["losses"], peer["losses"])]
     print(f"loss curve of {preset}, {args.curve} steps, same weights and batches: "
           f"Pipemark {ours['losses'][0]:.4f} -> {ours['losses'][-1]:.4f}, "
           f"PyTorch {peer['losses'][0]:.4f} -> {peer['losses'][-1]:.4f}; "
           f"largest difference {max(differences):.4f}, mean {statistics.mean(differences):.4f}")
-    return ours, peer
+    return [ours["record"]] + peer_files(folder, ours, [peer], "curve")
 
 
 def main():
@@ -226,16 +245,12 @@ def main():
             ours, peers = run_case(args, case, folder, log)
             joined.append(ours["record"])
             joined += peer_files(folder, ours, peers, len(joined))
+            run([args.pipemark, "join", "-o", args.output] + joined)
         if args.curve:
-            ours, peer = compare_curves(args, case_of(args.cases[0]), folder, log)
-            joined.append(ours["record"])
-            joined += peer_files(folder, ours, [peer], len(joined))
+            preset, batch, micro_batches = args.cases[0].split(":")
+            case = (preset, int(batch), int(micro_batches))
+            attempt(lambda: joined.extend(compare_curves(args, case, folder, log)))
         print(run([args.pipemark, "join", "-o", args.output] + joined).strip())
-
-
-def case_of(text):
-    preset, batch, micro_batches = text.split(":")
-    return preset, int(batch), int(micro_batches)
 
 
 def peer_files(folder, ours, peers, number):
