@@ -6,9 +6,10 @@
 // size, V vocabulary, Vp vocabulary padded, N = B T rows, E experts of which a row takes k. `act`
 // is activation_dtype(). All matrices are row-major; a linear layer is y[N, Cout] = x[N, Cin]
 // w[Cout, Cin]^T + b[Cout], as PyTorch's. FLOPs count a multiply-add as 2. Gradients of weights
-// (dw, db) are fp32 and are ADDED to; gradients of activations are written. FLOPs and bytes of each
-// call are functions in kernels/op_cost.hpp. On the host backends a token or target that is not
-// below V is a broken contract (LogicError).
+// (dw, db) are fp32 and are ADDED to, or written where the call says `accumulate` false (a step's
+// first micro-batch: nothing to zero or to read); gradients of activations are written. FLOPs and
+// bytes of each call are functions in kernels/op_cost.hpp. On the host backends a token or target
+// that is not below V is a broken contract (LogicError).
 #pragma once
 
 #include <cstdint>
@@ -75,7 +76,8 @@ class Ops {
   virtual Device& device() = 0;
   virtual DType activation_dtype() const = 0;
   /// Bytes of scratch that a call may need at the largest shapes; taken from the arena once by the
-  /// owner and handed over by set_workspace before the first call. It does not grow with B.
+  /// owner and handed over by set_workspace before the first call. With attention.batch 0: what
+  /// the calls other than attention and embedding need.
   virtual std::size_t workspace_bytes(const AttentionShape& attention,
                                       int vocabulary_padded) const = 0;
   virtual void set_workspace(Tensor workspace) = 0;
@@ -88,6 +90,9 @@ class Ops {
   /// repeatable).
   virtual void embedding_backward(Stream, Tensor tokens_i32, Tensor dx, Tensor dwte, Tensor dwpe,
                                   std::int64_t rows, int tokens, int channels) = 0;
+  /// Whether a call adds one number to an element of dwte: the finished sum over its rows. Then
+  /// adding to another part of a gradient gives the bits of a sum of the two parts.
+  virtual bool embedding_adds_once() const { return false; }
 
   /// y = (x - mean) rstd w + b over C, eps 1e-5, variance over C (not C - 1); mean[N], rstd[N]
   /// are fp32 and are kept for backward. 8 N C FLOPs; x read once, y written once.
@@ -99,10 +104,13 @@ class Ops {
                                            Tensor rstd, std::int64_t rows, int channels) = 0;
   /// With hat = (x - mean) rstd, g = dy w and means over C:
   /// dx = [dresidual +] rstd (g - mean(g) - hat mean(g hat)); dw += sum_n dy hat, db += sum_n dy.
-  /// `dresidual` may be empty or may be dx itself (in place). 15 N C FLOPs.
+  /// `dresidual` may be empty or may be dx itself (in place). 15 N C FLOPs. dx_sums[C] += column
+  /// sums of dx unless it is empty: the bias gradient of the linear layer whose output was added to
+  /// the residual stream here.
   virtual void layer_norm_backward(Stream, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
                                    Tensor dresidual, Tensor dx, Tensor dw, Tensor db,
-                                   std::int64_t rows, int channels) = 0;
+                                   std::int64_t rows, int channels, Tensor dx_sums = {},
+                                   bool accumulate = true) = 0;
 
   /// y = x w^T + b (b may be empty). 2 N Cin Cout FLOPs.
   virtual void linear_forward(Stream, LinearShape, Tensor x, Tensor w, Tensor b, Tensor y) = 0;
@@ -112,12 +120,13 @@ class Ops {
   /// dx[N, Cin] = dy[N, Cout] w. 2 N Cin Cout FLOPs.
   virtual void linear_backward_input(Stream, LinearShape, Tensor dy, Tensor w, Tensor dx) = 0;
   /// dpre[N, Cin] = (dy w) * gelu'(pre): the input gradient of the linear AFTER the GELU and the
-  /// GELU's own, fused.
+  /// GELU's own, fused. db[Cin] += column sums of dpre unless it is empty: the bias gradient of the
+  /// linear BEFORE the GELU.
   virtual void linear_gelu_backward_input(Stream, LinearShape, Tensor dy, Tensor w, Tensor pre,
-                                          Tensor dpre) = 0;
+                                          Tensor dpre, Tensor db = {}, bool accumulate = true) = 0;
   /// dw[Cout, Cin] += dy^T x, db[Cout] += column sums of dy (db may be empty). 2 N Cin Cout FLOPs.
   virtual void linear_backward_weight(Stream, LinearShape, Tensor dy, Tensor x, Tensor dw,
-                                      Tensor db) = 0;
+                                      Tensor db, bool accumulate = true) = 0;
 
   /// GELU, tanh form as GPT-2: 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
   virtual void gelu_forward(Stream, Tensor x, Tensor y, std::int64_t count) = 0;
@@ -190,6 +199,11 @@ class Ops {
   /// squared[i] (fp32) = sum of gradients[range i]^2, accumulated in fp64 or by a fixed tree.
   virtual void squared_norms(Stream, Tensor gradients, std::span<const ParamRange> ranges,
                              Tensor squared) = 0;
+  /// *norm = sqrt(sum of squared[0..count)), added in fp64 in order; *scale = min(1, clip / (*norm
+  /// + 1e-6)) as PyTorch's clip_grad_norm_, 1 where clip is 0. fp32 results of fp64 values: any
+  /// backend and a host loop give the same bits.
+  virtual void clip_scale(Stream, Tensor squared, std::int64_t count, double clip, Tensor norm,
+                          Tensor scale) = 0;
   /// One AdamW step on flat buffers: master, gradients, m, v fp32; `weights` gets the result in
   /// `act` (it may be master itself when act is fp32). Gradients are multiplied by *gradient_scale
   /// (one fp32 in device memory: the clip factor) first.

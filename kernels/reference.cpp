@@ -8,6 +8,7 @@
 #include <cmath>
 #include <vector>
 
+#include "kernels/clip_scale.hpp"
 #include "kernels/host_device.hpp"
 
 namespace pipemark {
@@ -24,6 +25,21 @@ double gelu(double x) {
 double gelu_derivative(double x) {
   const double t = std::tanh(kGeluScale * (x + kGeluCubic * x * x * x));
   return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * kGeluScale * (1 + 3 * kGeluCubic * x * x);
+}
+
+/// t[i] = value, or += value: added in double, rounded once.
+void put(Tensor t, std::int64_t i, double value, bool accumulate) {
+  t.f32()[i] = static_cast<float>(accumulate ? t.f32()[i] + value : value);
+}
+
+/// sums[columns] of x[rows, columns]; nothing where `sums` is empty.
+void column_sums(Tensor x, std::int64_t rows, int columns, Tensor sums, bool accumulate) {
+  if (!sums) return;
+  for (int c = 0; c < columns; ++c) {
+    double sum = 0;
+    for (std::int64_t n = 0; n < rows; ++n) sum += x.f32()[n * columns + c];
+    put(sums, c, sum, accumulate);
+  }
 }
 
 class ReferenceOps final : public Ops {
@@ -86,8 +102,9 @@ class ReferenceOps final : public Ops {
 
   void layer_norm_backward(Stream, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
                            Tensor dresidual, Tensor dx, Tensor dw, Tensor db, std::int64_t rows,
-                           int channels) override {
-    std::vector<double> dws(dw.f32(), dw.f32() + channels), dbs(db.f32(), db.f32() + channels);
+                           int channels, Tensor dx_sums, bool accumulate) override {
+    const auto size = static_cast<std::size_t>(channels);
+    std::vector<double> dws(size), dbs(size);
     for (std::int64_t n = 0; n < rows; ++n) {
       const float* dyr = dy.f32() + n * channels;
       const float* xr = x.f32() + n * channels;
@@ -107,8 +124,11 @@ class ReferenceOps final : public Ops {
             static_cast<float>(carried + inverse * (g - (sum + hat * projected) / channels));
       }
     }
-    std::copy(dws.begin(), dws.end(), dw.f32());
-    std::copy(dbs.begin(), dbs.end(), db.f32());
+    for (int c = 0; c < channels; ++c) {
+      put(dw, c, dws[static_cast<std::size_t>(c)], accumulate);
+      put(db, c, dbs[static_cast<std::size_t>(c)], accumulate);
+    }
+    column_sums(dx, rows, channels, dx_sums, accumulate);
   }
 
   void linear_forward(Stream, LinearShape s, Tensor x, Tensor w, Tensor b, Tensor y) override {
@@ -142,26 +162,24 @@ class ReferenceOps final : public Ops {
   }
 
   void linear_gelu_backward_input(Stream stream, LinearShape s, Tensor dy, Tensor w, Tensor pre,
-                                  Tensor dpre) override {
+                                  Tensor dpre, Tensor db, bool accumulate) override {
     linear_backward_input(stream, s, dy, w, dpre);
     gelu_backward(stream, dpre, pre, dpre, s.rows * s.in);
+    column_sums(dpre, s.rows, s.in, db, accumulate);
   }
 
-  void linear_backward_weight(Stream, LinearShape s, Tensor dy, Tensor x, Tensor dw,
-                              Tensor db) override {
+  void linear_backward_weight(Stream, LinearShape s, Tensor dy, Tensor x, Tensor dw, Tensor db,
+                              bool accumulate) override {
     for (int o = 0; o < s.out; ++o) {
       for (int i = 0; i < s.in; ++i) {
-        double sum = dw.f32()[std::int64_t{o} * s.in + i];
+        double sum = 0;
         for (std::int64_t n = 0; n < s.rows; ++n) {
           sum += double{dy.f32()[n * s.out + o]} * x.f32()[n * s.in + i];
         }
-        dw.f32()[std::int64_t{o} * s.in + i] = static_cast<float>(sum);
+        put(dw, std::int64_t{o} * s.in + i, sum, accumulate);
       }
-      if (!db) continue;
-      double sum = db.f32()[o];
-      for (std::int64_t n = 0; n < s.rows; ++n) sum += dy.f32()[n * s.out + o];
-      db.f32()[o] = static_cast<float>(sum);
     }
+    column_sums(dy, s.rows, s.out, db, accumulate);
   }
 
   void gelu_forward(Stream, Tensor x, Tensor y, std::int64_t count) override {
@@ -357,6 +375,11 @@ class ReferenceOps final : public Ops {
       }
       squared.f32()[r] = static_cast<float>(total);
     }
+  }
+
+  void clip_scale(Stream, Tensor squared, std::int64_t count, double clip, Tensor norm,
+                  Tensor scale) override {
+    host_clip_scale(squared.f32(), count, clip, norm.f32(), scale.f32());
   }
 
   void adamw(Stream, Tensor master, Tensor weights, Tensor gradients, Tensor m, Tensor v,

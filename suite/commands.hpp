@@ -38,5 +38,6 @@ void add_verify_command(CLI::App& app, Invocation& invocation);
 void add_balance_command(CLI::App& app, Invocation& invocation);
 void add_fingerprint_command(CLI::App& app, Invocation& invocation);
 void add_tune_command(CLI::App& app, Invocation& invocation);
+void add_join_command(CLI::App& app, Invocation& invocation);
 
 }  // namespace pipemark

@@ -59,6 +59,7 @@ int run(int argc, char** argv) {
   add_balance_command(app, invocation);
   add_fingerprint_command(app, invocation);
   add_tune_command(app, invocation);
+  add_join_command(app, invocation);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -217,7 +217,9 @@ void Executor::run_row(const ExecutorPlan& plan) {
   for (std::size_t send = 0; send < plan.sends.size(); ++send) {
     if (send_ids_[send] >= 0) finish_send(plan, send);
   }
-  if (!device_.is_host()) device_.synchronize(compute_);
+  if (device_.is_host()) return;
+  if (recording_ && overlapped_) overlapped_();
+  device_.synchronize(compute_);
 }
 
 void Executor::run_step(std::int64_t step, ActionTimes& out) {

@@ -7,7 +7,9 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kernels/device.hpp"
@@ -31,6 +33,9 @@ class Executor {
   Executor& operator=(const Executor&) = delete;
   ~Executor();
 
+  /// On a GPU: `work` runs in every step when all of its actions are enqueued, before the host
+  /// waits for them: what the device shall do next, and what the host can do meanwhile.
+  void set_overlapped(std::function<void()> work) { overlapped_ = std::move(work); }
   /// One step's actions; returns when all of them are done and all messages are gone. A paced step
   /// starts at the pacer's begin_step(). Throws TransportError when a peer does not come.
   void run_step(std::int64_t step, ActionTimes& out);
@@ -89,6 +94,7 @@ class Executor {
   Pacer* pacer_;
   Stream compute_;
   Monitor monitor_;
+  std::function<void()> overlapped_;
   std::vector<MessageId> receive_ids_, send_ids_;  ///< -1: not outstanding
   std::int64_t step_ = 0;
   ExpertExchange* exchange_ = nullptr;

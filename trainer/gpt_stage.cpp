@@ -1,6 +1,7 @@
 #include "trainer/gpt_stage.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "trainer/layers/block.hpp"
 #include "trainer/layers/embedding.hpp"
@@ -61,6 +62,8 @@ void GptStage::take_slots(Arena& arena) {
   const DType act = ops_.activation_dtype();
   const int rooms = checkpointing_ ? 1 + slots_.weights : slots_.activations;
   for (int i = 0; i < rooms; ++i) rooms_.push_back(take_room(act, arena));
+  block_scratch_ = scratch_.block;
+  if (scratch_.in_logits) cut_scratch_from_logits();
   for (int i = 0; i < slots_.weights; ++i) {
     DeferredSlot& deferred = deferred_.emplace_back();
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
@@ -98,7 +101,8 @@ void GptStage::build_parameters(Arena& arena) {
     }
   }
   parameters_ = std::make_unique<Parameters>(ops_, specs, arena);
-  if (shares_table()) {
+  const bool one_sum = batch_.micro_batches == 1 && ops_.embedding_adds_once();
+  if (shares_table() && !one_sum) {
     // A buffer of its own, so that the table's gradient is one sum of two parts as it is between
     // ranks: every partition gives the same bits.
     head_table_gradient_ =
@@ -108,12 +112,16 @@ void GptStage::build_parameters(Arena& arena) {
 
 void GptStage::build_layers() {
   int next = 0;
-  const auto weight = [&] {
+  // `written`: the step's first micro-batch writes the gradient.
+  const auto weight = [&](bool written) {
     const int index = next++;
-    return Weight{parameters_->weight(index), parameters_->gradient(index)};
+    const Weight weight{parameters_->weight(index), parameters_->gradient(index)};
+    if (!written) zeroed_.push_back(weight.dw);
+    return weight;
   };
+  const bool head_writes_table = shares_table() && !head_table_gradient_.size;
   if (layers_.first == 0) {
-    const Weight token = weight(), position = weight();
+    const Weight token = weight(head_writes_table), position = weight(false);
     embedding_ = std::make_unique<EmbeddingLayer>(ops_, shape_, token, position);
   }
   const int head_layer = model_layers_ + 1;
@@ -127,13 +135,15 @@ void GptStage::build_layers() {
       continue;
     }
     Weight weights[BlockLayer::kWeights];
-    for (Weight& each : weights) each = weight();
+    for (Weight& each : weights) each = weight(true);
     blocks_.emplace_back(ops_, shape_, weights);
   }
   if (layers_.last > head_layer) {
-    const Weight norm_w = weight(), norm_b = weight();
-    const Weight table =
-        shares_table() ? Weight{parameters_->weight(0), head_table_gradient_} : weight();
+    const Weight norm_w = weight(true), norm_b = weight(true);
+    const Weight table = !shares_table() ? weight(true)
+                                         : Weight{parameters_->weight(0),
+                                                  head_writes_table ? parameters_->gradient(0)
+                                                                    : head_table_gradient_};
     head_ = std::make_unique<HeadLayer>(ops_, shape_, norm_w, norm_b, table);
   }
   check(next == first_expert_, "GptStage: {} of {} tensors are used", next, first_expert_);
@@ -155,6 +165,30 @@ GptStage::Slot GptStage::take_room(DType dtype, Arena& arena) const {
 
 GptStage::Slot& GptStage::room_of(int slot, int shared) {
   return rooms_[static_cast<std::size_t>(checkpointing_ ? shared : slot)];
+}
+
+void GptStage::cut_scratch_from_logits() {
+  check(has_head() && rooms_.size() == 1 && slots_.weights == 0 && !checkpointing_,
+        "GptStage: scratch in the logits of {} micro-batches at once", rooms_.size());
+  const Tensor& logits = rooms_.front().head.logits;
+  if (logits.data == nullptr) return;  // planning
+  std::int64_t used = 0;
+  const auto cut = [&](std::int64_t count) {
+    constexpr auto kAlignment = static_cast<std::int64_t>(Arena::kAlignment);
+    const Tensor part = logits.slice(used, count);
+    used += (count + kAlignment - 1) / kAlignment * kAlignment;
+    return part;
+  };
+  block_scratch_.dpre = cut(4 * shape_.elements());
+  block_scratch_.dresidual = cut(shape_.elements());
+  block_scratch_.dqkv = cut(3 * shape_.elements());
+  const Tensor rest = cut(logits.size - used);
+  wide_workspace_ = {rest.data, static_cast<std::int64_t>(rest.bytes() / sizeof(float)),
+                     DType::f32};
+}
+
+void GptStage::use_workspace(bool head) {
+  if (wide_workspace_) ops_.set_workspace(head ? scratch_.workspace : wide_workspace_);
 }
 
 DType GptStage::boundary_dtype() const { return ops_.activation_dtype(); }
@@ -192,6 +226,7 @@ StageTask GptStage::run_forward(Stream stream, Slot& room, int micro_batch, Tens
                                 Tensor output, ForwardMode mode) {
   Flow flow{input, {}};
   const std::size_t blocks = blocks_.size() + moe_blocks_.size();
+  use_workspace(false);
   if (has_embedding()) {
     const Tensor x = blocks > 0 ? room.x_of(0) : has_head() ? room.head.x : output;
     embedding_->forward(stream, batch_slice(tokens_, micro_batch), x);
@@ -214,6 +249,7 @@ StageTask GptStage::run_forward(Stream stream, Slot& room, int micro_batch, Tens
     if (mode.count_loss) loss.mean = losses_.slice(micro_batch, 1);
     loss.gradient_scale = 1.0f / static_cast<float>(batch_.batch_tokens);
     loss.with_gradient = mode.with_gradient;
+    use_workspace(true);
     head_->forward(stream, flow, room.head, scratch_, loss);
     co_await Worked{head_flops()};
   } else if (flow.addend && output) {
@@ -256,13 +292,15 @@ StageTask GptStage::backward_input_task(Stream stream, int slot, int weight_slot
   const auto dx = [&] {
     return layer == 0 ? grad_input : deferred.gradients[static_cast<std::size_t>(layer) - 1];
   };
+  const bool accumulate = !std::exchange(input_fresh_, false);
   if (has_head()) {
-    head_->backward_input(stream, room.head, scratch_, dx());
+    head_->backward_input(stream, room.head, scratch_, dx(), accumulate);
     co_await Worked{head_flops()};
     --layer;
   }
   for (std::size_t b = blocks_.size(); b-- > 0; --layer) {
-    blocks_[b].backward_input(stream, room.blocks[b], dy(), deferred.blocks[b], scratch_, dx());
+    blocks_[b].backward_input(stream, room.blocks[b], dy(), deferred.blocks[b], scratch_, dx(),
+                              accumulate);
   }
   for (std::size_t b = moe_blocks_.size(); b-- > 0; --layer) {
     co_await moe_blocks_[b].backward_input(stream, room.moe[b], dy(), deferred.moe[b], scratch_,
@@ -282,13 +320,14 @@ StageTask GptStage::backward_weight_task(Stream stream, int slot, int weight_slo
     return layer == layer_count() - 1 ? deferred.grad_output
                                       : deferred.gradients[static_cast<std::size_t>(layer)];
   };
+  const bool accumulate = !std::exchange(weight_fresh_, false);
   if (has_head()) {
-    head_->backward_weight(stream, room.head);
+    head_->backward_weight(stream, room.head, accumulate);
     co_await Worked{head_flops()};
     --layer;
   }
   for (std::size_t b = blocks_.size(); b-- > 0; --layer) {
-    blocks_[b].backward_weight(stream, room.blocks[b], dy(), deferred.blocks[b]);
+    blocks_[b].backward_weight(stream, room.blocks[b], dy(), deferred.blocks[b], accumulate);
   }
   for (std::size_t b = moe_blocks_.size(); b-- > 0; --layer) {
     MoeBlockLayer& block = moe_blocks_[b];
@@ -306,20 +345,24 @@ StageTask GptStage::backward_task(Stream stream, int slot, int, int micro_batch,
   check_call(slot, micro_batch, grad_output, grad_input);
   co_await recompute(stream, slot, slots_.weights, micro_batch);
   Slot& room = room_of(slot, slots_.weights);
-  BlockDeferred deferred = scratch_.block;
+  BlockDeferred deferred = block_scratch_;
   Tensor dy = grad_output;
   int layer = layer_count() - 1;
   const auto dx = [&] { return layer == 0 ? grad_input : scratch_.gradient[layer % 2]; };
+  const bool add_input = !std::exchange(input_fresh_, false);
+  const bool add_weight = !std::exchange(weight_fresh_, false);
   if (has_head()) {
-    head_->backward_input(stream, room.head, scratch_, dx());
-    head_->backward_weight(stream, room.head);
+    use_workspace(true);
+    head_->backward_input(stream, room.head, scratch_, dx(), add_input);
+    head_->backward_weight(stream, room.head, add_weight);
     co_await Worked{2 * head_flops()};
     dy = dx();
     --layer;
   }
+  use_workspace(false);
   for (std::size_t b = blocks_.size(); b-- > 0; --layer) {
-    blocks_[b].backward_input(stream, room.blocks[b], dy, deferred, scratch_, dx());
-    blocks_[b].backward_weight(stream, room.blocks[b], dy, deferred);
+    blocks_[b].backward_input(stream, room.blocks[b], dy, deferred, scratch_, dx(), add_input);
+    blocks_[b].backward_weight(stream, room.blocks[b], dy, deferred, add_weight);
     dy = dx();
   }
   for (std::size_t b = moe_blocks_.size(); b-- > 0; --layer) {
@@ -358,11 +401,15 @@ std::vector<float> GptStage::read_losses(Stream stream) {
 }
 
 void GptStage::zero_gradients(Stream stream) {
-  parameters_->zero_gradients(stream);
-  for (std::vector<float>& loads : loads_) std::fill(loads.begin(), loads.end(), 0.0f);
-  if (shares_table()) {
-    ops_.device().fill_zero(stream, head_table_gradient_.data, head_table_gradient_.bytes());
+  if (model_.has_experts()) {  // every micro-batch adds to the experts' and the routers'
+    const Tensor& all = parameters_->gradients;
+    ops_.device().fill_zero(stream, all.data, all.bytes());
   }
+  for (std::vector<float>& loads : loads_) std::fill(loads.begin(), loads.end(), 0.0f);
+  for (const Tensor& gradient : zeroed_) {
+    ops_.device().fill_zero(stream, gradient.data, gradient.bytes());
+  }
+  input_fresh_ = weight_fresh_ = true;
 }
 
 void GptStage::finish_gradients(Stream stream) {
@@ -371,7 +418,7 @@ void GptStage::finish_gradients(Stream stream) {
     const Tensor to = parameters_->gradient(bias_tensor(block));
     ops_.device().copy(stream, to.data, loads.data(), to.bytes());
   }
-  if (!shares_table()) return;
+  if (!head_table_gradient_) return;
   ops_.accumulate(stream, head_table_gradient_, parameters_->gradient(0),
                   head_table_gradient_.size);
 }

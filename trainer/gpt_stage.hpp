@@ -103,7 +103,11 @@ class GptStage final : public Stage {
   /// Mean loss (nats a token) of each micro-batch whose F ran here since set_batch, else 0. Waits
   /// for the device: a step's end. Empty without a head.
   std::vector<float> read_losses(Stream stream);
+  /// The same on the device: [M] fp32.
+  Tensor losses() const { return losses_; }
 
+  /// Before the first backward of a step. Most gradients are then written, not added to, by the
+  /// step's first micro-batch; only the rest is zeroed here.
   void zero_gradients(Stream stream);
   /// After the last backward of a step: where embedding and head are both here and tied, adds the
   /// head's part of the table's gradient to the embedding's (one sum a step, as between ranks);
@@ -149,6 +153,9 @@ class GptStage final : public Stage {
   void take_moe(Arena& arena);
   void take_slots(Arena& arena);
   Slot take_room(DType dtype, Arena& arena) const;
+  void cut_scratch_from_logits();
+  /// The workspace of the calls that follow: the head's own, or that of the other layers.
+  void use_workspace(bool head);
   /// How a forward runs: as one of a step, as a recomputation, as validation.
   struct ForwardMode {
     bool count_loss, with_gradient, count_loads;
@@ -182,9 +189,16 @@ class GptStage final : public Stage {
   ExpertSetup experts_;
   std::unique_ptr<MoeShape> moe_;
   MoeScratch moe_scratch_;
+  BlockDeferred block_scratch_;  ///< scratch_.block, or cut from the logits
+  Tensor wide_workspace_;        ///< of all layers but the head, cut from the logits; or empty
   std::unique_ptr<Parameters> parameters_;
   Tensor tokens_, targets_, losses_;
-  Tensor head_table_gradient_;  ///< tied, both here: the head's part until finish_gradients()
+  /// Tied, both here: the head's part until finish_gradients(). Empty where the embedding may add
+  /// to the head's part instead.
+  Tensor head_table_gradient_;
+  std::vector<Tensor> zeroed_;  ///< gradients that every micro-batch adds to
+  /// No I (input) or W (weight) of this step has run yet.
+  bool input_fresh_ = false, weight_fresh_ = false;
   std::unique_ptr<EmbeddingLayer> embedding_;
   std::vector<BlockLayer> blocks_;
   std::deque<ExpertMap> maps_;             ///< by block; layers refer to them

@@ -24,15 +24,11 @@ double total_norm(std::span<const double> squared) {
   return std::sqrt(sum);
 }
 
-double clip_factor(double clip, double norm) {
-  constexpr double kEpsilon = 1e-6;  // PyTorch's, so that curves can be compared
-  return clip > 0 ? std::min(1.0, clip / (norm + kEpsilon)) : 1.0;
-}
-
 Optimizer::Optimizer(Ops& ops, Parameters& parameters, const TrainConfig& train, Arena& arena)
     : ops_(ops), parameters_(parameters), train_(train), host_squared_(parameters.list().size()) {
   squared_ = arena.take(static_cast<std::int64_t>(host_squared_.size()), DType::f32,
                         "optimizer/squared_norms");
+  norm_ = arena.take(1, DType::f32, "optimizer/norm");
   scale_ = arena.take(1, DType::f32, "optimizer/clip_factor");
 }
 
@@ -50,6 +46,17 @@ std::vector<double> Optimizer::squared_norms(Stream stream, int model_tensors) {
 }
 
 void Optimizer::apply(Stream stream, double norm, std::int64_t step) {
+  host_scale_ = static_cast<float>(clip_factor(train_.clip, norm));
+  ops_.device().copy(stream, scale_.data, &host_scale_, sizeof(host_scale_));
+  apply_clipped(stream, step);
+}
+
+void Optimizer::clip_alone(Stream stream) {
+  ops_.squared_norms(stream, parameters_.gradients, parameters_.ranges(), squared_);
+  ops_.clip_scale(stream, squared_, squared_.size, train_.clip, norm_, scale_);
+}
+
+void Optimizer::apply_clipped(Stream stream, std::int64_t step) {
   AdamWSettings settings;
   settings.learning_rate = static_cast<float>(learning_rate(train_, step));
   settings.beta1 = static_cast<float>(train_.beta1);
@@ -57,8 +64,6 @@ void Optimizer::apply(Stream stream, double norm, std::int64_t step) {
   settings.epsilon = static_cast<float>(train_.epsilon);
   settings.weight_decay = static_cast<float>(train_.weight_decay);
   settings.step = step;
-  host_scale_ = static_cast<float>(clip_factor(train_.clip, norm));
-  ops_.device().copy(stream, scale_.data, &host_scale_, sizeof(host_scale_));
   ops_.adamw(stream, parameters_.master, parameters_.weights, parameters_.gradients, parameters_.m,
              parameters_.v, parameters_.ranges(), settings, scale_);
 }

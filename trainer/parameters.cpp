@@ -175,10 +175,6 @@ void Parameters::initialise(std::uint64_t seed) {
   device.synchronize(stream);  // `values` ends here
 }
 
-void Parameters::zero_gradients(Stream stream) {
-  ops_.device().fill_zero(stream, gradients.data, gradients.bytes());
-}
-
 std::vector<NamedTensor> Parameters::read(Stream stream, const Tensor& what) const {
   check(what.size == size && what.dtype == DType::f32, "Parameters::read of another buffer");
   std::vector<NamedTensor> tensors;

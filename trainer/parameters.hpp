@@ -80,7 +80,6 @@ class Parameters {
 
   /// Weights by initialise(), moments and gradients zero. Waits for the device.
   void initialise(std::uint64_t seed);
-  void zero_gradients(Stream stream);
   /// Waits for the device. `what` is one of the flat fp32 buffers below.
   std::vector<NamedTensor> read(Stream stream, const Tensor& what) const;
 

@@ -79,12 +79,35 @@ Trainer::Impl::Impl(Cluster& cluster, const RunConfig& config, const PaceProfile
   build(arena_, pieces_);
   arena_.seal();
   for (auto& stage : pieces_.stages) stage->parameters().initialise(config_.train.seed);
+  make_host_rooms();
   make_pipeline(pace);
+  alone_ = cluster_.size() == 1 && pieces_.stages.size() == 1 && !has_experts();
+  if (alone_) executor_->set_overlapped([this] { enqueue_update_alone(); });
+}
 
-  const auto tokens = static_cast<std::size_t>(plan_.shape.sequences) *
-                      static_cast<std::size_t>(plan_.shape.micro_batches * config_.model.context);
-  tokens_.resize(tokens);
-  targets_.resize(tokens);
+Trainer::Impl::~Impl() {
+  ops_->device().destroy(update_begin_);
+  ops_->device().destroy(update_end_);
+}
+
+void Trainer::Impl::make_host_rooms() {
+  Device& device = ops_->device();
+  const std::int64_t tokens =
+      std::int64_t{plan_.shape.sequences} * plan_.shape.micro_batches * config_.model.context;
+  const auto take = [&](Arena& arena) {
+    for (BatchRoom& room : batch_rooms_) {
+      room.tokens = arena.take(tokens, DType::i32, "host/tokens");
+      room.targets = arena.take(tokens, DType::i32, "host/targets");
+    }
+    host_losses_ = arena.take(plan_.shape.micro_batches, DType::f32, "host/losses");
+    host_norm_ = arena.take(1, DType::f32, "host/norm");
+  };
+  Arena planning;
+  take(planning);
+  host_arena_ = Arena(device, MemoryKind::host, planning.used_bytes());
+  take(host_arena_);
+  update_begin_ = device.make_event();
+  update_end_ = device.make_event();
 }
 
 void Trainer::Impl::make_exchange(const PaceProfile* pace) {
@@ -104,7 +127,8 @@ void Trainer::Impl::make_exchange(const PaceProfile* pace) {
 
 void Trainer::Impl::build(Arena& arena, Pieces& pieces) {
   const LayerShape layer(config_.model, plan_.shape.sequences);
-  pieces.scratch = GptScratch::take(*ops_, config_.model, plan_.shape.sequences, arena);
+  pieces.scratch =
+      GptScratch::take(*ops_, config_.model, plan_.shape.sequences, arena, scratch_in_logits());
   if (has_experts()) {
     const MoeShape moe(config_.model, layer, expert_group_, plan_.shape.batch_tokens);
     pieces.moe_scratch = MoeScratch::take(layer, moe, ops_->activation_dtype(), arena);
@@ -125,6 +149,17 @@ void Trainer::Impl::build(Arena& arena, Pieces& pieces) {
   }
   pieces.buffers = take_boundary_buffers(arena, {&step_plan_, &forward_plan_}, layer.elements(),
                                          ops_->activation_dtype());
+}
+
+bool Trainer::Impl::scratch_in_logits() const {
+  if (has_experts() || step_plan_.held.size() != 1) return false;
+  const HeldStage& held = step_plan_.held.front();
+  const bool splits = std::any_of(step_plan_.calls.begin(), step_plan_.calls.end(),
+                                  [](const PlanCall& call) { return call.kind == Kind::I; });
+  return held.activation_slots == 1 && !splits &&
+         !plan_.checkpointed[static_cast<std::size_t>(held.stage)] &&
+         plan_.layers_of(held.stage).last == config_.model.layers + 2 &&
+         GptScratch::fits_in_logits(*ops_, config_.model, plan_.shape.sequences);
 }
 
 void Trainer::Impl::make_pipeline(const PaceProfile* pace) {

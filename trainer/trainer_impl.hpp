@@ -22,6 +22,10 @@ class Trainer::Impl {
  public:
   Impl(Cluster& cluster, const RunConfig& config, const PaceProfile* pace);
 
+  ~Impl();
+  Impl(const Impl&) = delete;
+  Impl& operator=(const Impl&) = delete;
+
   TrainReport fit(const StepCallback& after_step);
   std::vector<NamedTensor> gradients_of_step(std::int64_t step);
 
@@ -34,6 +38,12 @@ class Trainer::Impl {
     std::vector<std::unique_ptr<Optimizer>> optimizers;
     std::vector<Tensor> buffers;
   };
+  /// Tokens and targets of a step, in page-locked host memory; two, so that the next step's are
+  /// fetched while the device still reads this one's.
+  struct BatchRoom {
+    Tensor tokens, targets;  ///< [M, B, T] i32
+    std::int64_t step = -1;  ///< of the training batch that lies here
+  };
   /// One step as this rank saw it; kept to choose the step whose timeline is shown.
   struct KeptStep {
     std::int64_t step;
@@ -44,7 +54,9 @@ class Trainer::Impl {
   // trainer.cpp
   void make_exchange(const PaceProfile* pace);
   void build(Arena& arena, Pieces& pieces);
+  bool scratch_in_logits() const;
   void make_pipeline(const PaceProfile* pace);
+  void make_host_rooms();
   bool owns(std::size_t held) const;  ///< this rank speaks for the stage: replica 0, data rank 0
 
   // trainer_experts.cpp
@@ -58,11 +70,16 @@ class Trainer::Impl {
   int feeders() const { return config_.parallel.data * config_.parallel.expert; }
 
   // trainer_step.cpp
+  BatchRoom& fetch_batch(std::int64_t step, bool validation);
   void load_batch(std::int64_t step, bool validation);
   StepReport train_step(std::int64_t step);
   void run_gradients(std::int64_t step);
   /// Losses and squared norms of all ranks in one sum; returns {loss, gradient norm}.
   std::pair<double, double> reduce_loss_and_norm();
+  /// One stage on one rank is the whole model: norm, clipping and AdamW are enqueued behind the
+  /// step's actions, and the host waits once, for everything.
+  void enqueue_update_alone();
+  void report_alone(StepReport& report);
   void measure_step(StepReport& report, double step_s, double optimizer_s);
   double validate_model();
   void keep_step(const StepReport& report);
@@ -99,7 +116,12 @@ class Trainer::Impl {
   double message_s_ = 0, clock_offset_s_ = 0;
   int model_tensors_ = 0;
 
-  std::vector<std::int32_t> tokens_, targets_;
+  Arena host_arena_;
+  BatchRoom batch_rooms_[2];
+  Tensor host_losses_, host_norm_;  ///< where enqueue_update_alone() copies to
+  bool alone_ = false, updating_ = false;
+  std::int64_t step_ = 0;
+  Event update_begin_, update_end_;
   ActionTimes times_;
   std::vector<KeptStep> kept_;
   int peak_live_ = 0;

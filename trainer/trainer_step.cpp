@@ -23,17 +23,33 @@ enum Figure {
   kFlight,
   kFigures
 };
+
+std::span<std::int32_t> values_of(const Tensor& host) {
+  return {host.i32(), static_cast<std::size_t>(host.size)};
+}
 }  // namespace
 
-void Trainer::Impl::load_batch(std::int64_t step, bool validation) {
+Trainer::Impl::BatchRoom& Trainer::Impl::fetch_batch(std::int64_t step, bool validation) {
+  BatchRoom& room = batch_rooms_[step % 2];
+  if (!validation && room.step == step) return room;
   const int sequences = plan_.shape.sequences * plan_.shape.micro_batches;
   const int first = feeder() * sequences;
   const auto fetch = validation ? &Dataset::validation_batch : &Dataset::batch;
-  (data_.*fetch)(step, config_.train.batch, first, sequences, tokens_, targets_);
-  for (auto& stage : pieces_.stages) stage->set_batch(stream_, tokens_, targets_);
+  (data_.*fetch)(step, config_.train.batch, first, sequences, values_of(room.tokens),
+                 values_of(room.targets));
+  room.step = validation ? -1 : step;
+  return room;
+}
+
+void Trainer::Impl::load_batch(std::int64_t step, bool validation) {
+  const BatchRoom& room = fetch_batch(step, validation);
+  for (auto& stage : pieces_.stages) {
+    stage->set_batch(stream_, values_of(room.tokens), values_of(room.targets));
+  }
 }
 
 void Trainer::Impl::run_gradients(std::int64_t step) {
+  step_ = step;
   load_batch(step, false);
   for (auto& stage : pieces_.stages) stage->zero_gradients(stream_);
   if (pacer_) pacer_->begin_step(grid_.pipeline);
@@ -60,23 +76,56 @@ std::pair<double, double> Trainer::Impl::reduce_loss_and_norm() {
           total_norm(std::span<const double>(sums).first(tensors))};
 }
 
+void Trainer::Impl::enqueue_update_alone() {
+  if (!updating_) return;
+  Device& device = ops_->device();
+  GptStage& stage = *pieces_.stages.front();
+  Optimizer& optimizer = *pieces_.optimizers.front();
+  device.record(update_begin_, stream_);
+  stage.finish_gradients(stream_);
+  optimizer.clip_alone(stream_);
+  device.copy(stream_, host_losses_.data, stage.losses().data, host_losses_.bytes());
+  device.copy(stream_, host_norm_.data, optimizer.norm().data, host_norm_.bytes());
+  optimizer.apply_clipped(stream_, step_ + 1);
+  device.record(update_end_, stream_);
+  if (step_ + 1 < config_.train.steps) fetch_batch(step_ + 1, false);
+}
+
+void Trainer::Impl::report_alone(StepReport& report) {
+  double loss = 0;
+  for (std::int64_t m = 0; m < host_losses_.size; ++m) loss += host_losses_.f32()[m];
+  report.loss = loss / static_cast<double>(host_losses_.size);
+  report.gradient_norm = host_norm_.f32()[0];
+}
+
 StepReport Trainer::Impl::train_step(std::int64_t step) {
+  Device& device = ops_->device();
   StepReport report;
   report.step = step;
   const double start = now_s();
+  updating_ = alone_;
   run_gradients(step);
-  const double pipeline_end = now_s();
-  sum_gradients();
-  std::tie(report.loss, report.gradient_norm) = reduce_loss_and_norm();
-  for (auto& optimizer : pieces_.optimizers) {
-    optimizer->apply(stream_, report.gradient_norm, step + 1);
+  double update_s = 0;
+  if (alone_) {
+    if (device.is_host()) enqueue_update_alone();  // on a GPU the executor has called it
+    updating_ = false;
+    report_alone(report);
+    update_s = device.elapsed_s(update_begin_, update_end_);
+  } else {
+    const double pipeline_end = now_s();
+    sum_gradients();
+    std::tie(report.loss, report.gradient_norm) = reduce_loss_and_norm();
+    for (auto& optimizer : pieces_.optimizers) {
+      optimizer->apply(stream_, report.gradient_norm, step + 1);
+    }
+    device.synchronize(stream_);
+    update_s = now_s() - pipeline_end;
   }
-  ops_->device().synchronize(stream_);
   const double end = now_s();
   if (has_experts()) balance_experts(report);
   report.learning_rate = learning_rate(config_.train, step + 1);
   peak_live_ = std::max(peak_live_, times_.peak_live);
-  measure_step(report, end - start, end - pipeline_end);
+  measure_step(report, end - start, update_s);
   keep_step(report);
   return report;
 }

@@ -67,6 +67,8 @@ class CudaOps final : public Ops {
                              workspace_.data, workspace_.bytes());
   }
 
+  bool embedding_adds_once() const override { return true; }
+
   void layer_norm_forward(Stream stream, Tensor x, Tensor w, Tensor b, Tensor y, Tensor mean,
                           Tensor rstd, std::int64_t rows, int C) override {
     cuda::layer_norm_forward(raw(stream), b16(x, rows * C, "x"), nullptr, nullptr, b16(w, C, "w"),
@@ -83,23 +85,16 @@ class CudaOps final : public Ops {
   }
   void layer_norm_backward(Stream stream, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
                            Tensor dresidual, Tensor dx, Tensor dw, Tensor db, std::int64_t rows,
-                           int C) override {
-    cuda::layer_norm_backward(raw(stream), b16(dy, rows * C, "dy"), b16(x, rows * C, "x"),
-                              b16(w, C, "w"), f32(mean, rows, "mean"), f32(rstd, rows, "rstd"),
-                              dresidual ? b16(dresidual, rows * C, "dresidual") : nullptr,
-                              b16(dx, rows * C, "dx"), f32(dw, C, "dw"), f32(db, C, "db"), rows, C,
-                              processors(),
-                              scratch<float>(layer_norm_backward_scratch_bytes(C, processors())));
-  }
+                           int C, Tensor dx_sums, bool accumulate) override;
 
   void linear_forward(Stream, LinearShape, Tensor x, Tensor w, Tensor b, Tensor y) override;
   void linear_gelu_forward(Stream, LinearShape, Tensor x, Tensor w, Tensor b, Tensor pre,
                            Tensor y) override;
   void linear_backward_input(Stream, LinearShape, Tensor dy, Tensor w, Tensor dx) override;
-  void linear_gelu_backward_input(Stream, LinearShape, Tensor dy, Tensor w, Tensor pre,
-                                  Tensor dpre) override;
-  void linear_backward_weight(Stream, LinearShape, Tensor dy, Tensor x, Tensor dw,
-                              Tensor db) override;
+  void linear_gelu_backward_input(Stream, LinearShape, Tensor dy, Tensor w, Tensor pre, Tensor dpre,
+                                  Tensor db, bool accumulate) override;
+  void linear_backward_weight(Stream, LinearShape, Tensor dy, Tensor x, Tensor dw, Tensor db,
+                              bool accumulate) override;
 
   void gelu_forward(Stream stream, Tensor x, Tensor y, std::int64_t count) override {
     cuda::gelu_forward(raw(stream), b16(x, count, "x"), b16(y, count, "y"), count);
@@ -176,6 +171,11 @@ class CudaOps final : public Ops {
                         f32(squared, static_cast<std::int64_t>(ranges.size()), "squared"),
                         scratch<double>(squared_norms_scratch_bytes()));
   }
+  void clip_scale(Stream stream, Tensor squared, std::int64_t count, double clip, Tensor norm,
+                  Tensor scale) override {
+    cuda::clip_scale(raw(stream), f32(squared, count, "squared"), count, clip, f32(norm, 1, "norm"),
+                     f32(scale, 1, "scale"));
+  }
   void adamw(Stream stream, Tensor master, Tensor weights, Tensor gradients, Tensor m, Tensor v,
              std::span<const ParamRange> ranges, const AdamWSettings& settings,
              Tensor gradient_scale) override {
@@ -216,6 +216,11 @@ class CudaOps final : public Ops {
   /// `extra_bytes`; both products are timed at the first call.
   bool fused_is_faster(Stream stream, const MatmulProblem& fused, const MatmulProblem& plain,
                        const MatmulOperands& operands, std::int64_t extra_bytes);
+  void add_column_sums(Stream stream, Tensor x, const PartialSums& sums, std::int64_t rows,
+                       int columns) {
+    cuda::column_sums(raw(stream), b16(x, rows * columns, "x"), sums, rows, columns,
+                      scratch<float>(column_sums_scratch_bytes(columns)));
+  }
   void must_matmul(Stream stream, const MatmulProblem& problem, const MatmulOperands& operands) {
     if (matmul(stream, problem, operands)) return;
     throw EnvironmentError(fmt::format("cuBLASLt has no algorithm for {}", problem.key()),
@@ -236,13 +241,29 @@ class CudaOps final : public Ops {
 std::size_t CudaOps::workspace_bytes(const AttentionShape& shape, int vocabulary_padded) const {
   const std::int64_t rows = static_cast<std::int64_t>(shape.batch) * shape.tokens;
   const int widest = std::max(4 * shape.channels, vocabulary_padded);
-  const std::size_t attention =
-      use_cudnn(shape) ? cudnn_->workspace_bytes(shape) : attention_backward_scratch_bytes(shape);
+  const std::size_t attention = shape.batch == 0   ? 0
+                                : use_cudnn(shape) ? cudnn_->workspace_bytes(shape)
+                                                   : attention_backward_scratch_bytes(shape);
   return std::max(
       {Matmul::kWorkspaceBytes + kBiasRowBytes, attention,
-       embedding_backward_scratch_bytes(rows, shape.channels),
+       rows == 0 ? 0 : embedding_backward_scratch_bytes(rows, shape.channels),
        layer_norm_backward_scratch_bytes(shape.channels, device_.properties().multiProcessorCount),
        column_sums_scratch_bytes(widest), squared_norms_scratch_bytes()});
+}
+
+void CudaOps::layer_norm_backward(Stream stream, Tensor dy, Tensor x, Tensor w, Tensor mean,
+                                  Tensor rstd, Tensor dresidual, Tensor dx, Tensor dw, Tensor db,
+                                  std::int64_t rows, int C, Tensor dx_sums, bool accumulate) {
+  PartialSums sums{{f32(dw, C, "dw"), f32(db, C, "db")}, accumulate};
+  const bool fused = dx_sums && layer_norm_sums_dx(C);
+  if (fused) sums.out[2] = f32(dx_sums, C, "dx_sums");
+  cuda::layer_norm_backward(raw(stream), b16(dy, rows * C, "dy"), b16(x, rows * C, "x"),
+                            b16(w, C, "w"), f32(mean, rows, "mean"), f32(rstd, rows, "rstd"),
+                            dresidual ? b16(dresidual, rows * C, "dresidual") : nullptr,
+                            b16(dx, rows * C, "dx"), sums, rows, C, processors(),
+                            scratch<float>(layer_norm_backward_scratch_bytes(C, processors())));
+  if (!dx_sums || fused) return;
+  add_column_sums(stream, dx, {{f32(dx_sums, C, "dx_sums")}, accumulate}, rows, C);
 }
 
 // --- linear layers -----------------------------------------------------------------------------
@@ -287,7 +308,7 @@ void CudaOps::linear_backward_input(Stream stream, LinearShape s, Tensor dy, Ten
 }
 
 void CudaOps::linear_gelu_backward_input(Stream stream, LinearShape s, Tensor dy, Tensor w,
-                                         Tensor pre, Tensor dpre) {
+                                         Tensor pre, Tensor dpre, Tensor db, bool accumulate) {
   const MatmulProblem fused{.m = s.rows,
                             .n = s.in,
                             .k = s.out,
@@ -298,23 +319,36 @@ void CudaOps::linear_gelu_backward_input(Stream stream, LinearShape s, Tensor dy
       b16(dpre, s.rows * s.in, "dpre"), nullptr, b16(pre, s.rows * s.in, "pre")};
   MatmulProblem plain = fused;
   plain.epilogue = Epilogue::none;
-  if (s.in % 8 == 0 && fused_is_faster(stream, fused, plain, operands, s.rows * s.in * 6)) {
-    return must_matmul(stream, fused, operands);
+  // The kernel beside the plain product reads two and writes one; with the bias gradient the fused
+  // form needs a kernel too, which reads one.
+  const std::int64_t extra_bytes = s.rows * s.in * (db ? 4 : 6);
+  const PartialSums sums{{db ? f32(db, s.in, "db") : nullptr}, accumulate};
+  if (s.in % 8 == 0 && fused_is_faster(stream, fused, plain, operands, extra_bytes)) {
+    must_matmul(stream, fused, operands);
+    if (db) add_column_sums(stream, dpre, sums, s.rows, s.in);
+    return;
   }
   linear_backward_input(stream, s, dy, w, dpre);
+  if (db && s.in % 8 == 0) {
+    cuda::gelu_backward_sums(raw(stream), b16(dpre, 0, "dpre"), b16(pre, 0, "pre"),
+                             b16(dpre, 0, "dpre"), s.rows, s.in, sums,
+                             scratch<float>(column_sums_scratch_bytes(s.in)));
+    return;
+  }
   gelu_backward(stream, dpre, pre, dpre, s.rows * s.in);
+  if (db) add_column_sums(stream, dpre, sums, s.rows, s.in);
 }
 
 void CudaOps::linear_backward_weight(Stream stream, LinearShape s, Tensor dy, Tensor x, Tensor dw,
-                                     Tensor db) {
-  // dw[Cout, Cin] += dy[N, Cout]^T x[N, Cin]
+                                     Tensor db, bool accumulate) {
+  // dw[Cout, Cin] (+)= dy[N, Cout]^T x[N, Cin]
   const bf16* dy_data = b16(dy, s.rows * s.out, "dy");
   MatmulProblem problem{.m = s.out,
                         .n = s.in,
                         .k = s.rows,
                         .a_transposed = true,
                         .fp32_out = true,
-                        .accumulate = true,
+                        .accumulate = accumulate,
                         .varying_rows = s.varying_rows};
   const MatmulOperands operands{dy_data, b16(x, s.rows * s.in, "x"),
                                 f32(dw, std::int64_t{s.out} * s.in, "dw")};
@@ -323,16 +357,15 @@ void CudaOps::linear_backward_weight(Stream stream, LinearShape s, Tensor dy, Te
   MatmulProblem fused = problem;
   fused.epilogue = Epilogue::bias_gradient;
   MatmulOperands with_row = operands;
-  with_row.bias = bias_row();
+  with_row.bias = accumulate ? bias_row() : db_data;
   if (static_cast<std::size_t>(s.out) * sizeof(float) <= kBiasRowBytes &&
       fused_is_faster(stream, fused, problem, with_row, s.rows * s.out * 2)) {
     must_matmul(stream, fused, with_row);
-    cuda::accumulate(raw(stream), bias_row(), db_data, s.out);
+    if (accumulate) cuda::accumulate(raw(stream), bias_row(), db_data, s.out);
     return;
   }
   must_matmul(stream, problem, operands);
-  cuda::column_sums(raw(stream), dy_data, db_data, s.rows, s.out,
-                    scratch<float>(column_sums_scratch_bytes(s.out)));
+  add_column_sums(stream, dy, {{db_data}, accumulate}, s.rows, s.out);
 }
 
 bool CudaOps::fused_is_faster(Stream stream, const MatmulProblem& fused, const MatmulProblem& plain,

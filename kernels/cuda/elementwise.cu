@@ -89,6 +89,32 @@ constexpr int kSumBlocks = 1024;  // aimed at: 7 or 8 a multiprocessor of a larg
 int sum_chunks(int columns) {
   return std::max(1, kSumBlocks / ceil_div(columns, kSumVectors * kVec));
 }
+dim3 sum_grid(int columns) {
+  return dim3(static_cast<unsigned>(ceil_div(columns, kSumVectors * kVec)),
+              static_cast<unsigned>(sum_chunks(columns)));
+}
+
+/// Blocks start in the order of their index: the last rows first, which whoever wrote them has left
+/// in the L2.
+__device__ __forceinline__ unsigned chunk_of(unsigned block) { return gridDim.y - 1 - block; }
+
+/// The end of a kernel that sums columns: over the block's warps, in order, to partial[chunk].
+__device__ __forceinline__ void finish_column_sums(const float (&sum)[kVec], float* partial,
+                                                   int columns) {
+  __shared__ float shared[kSumLanes][kSumVectors * kVec];
+  const int lane = threadIdx.x % kSumVectors;
+  const int turn = threadIdx.x / kSumVectors;
+#pragma unroll
+  for (int k = 0; k < kVec; ++k) shared[turn][lane * kVec + k] = sum[k];
+  __syncthreads();
+  const int out = blockIdx.x * kSumVectors * kVec + static_cast<int>(threadIdx.x);
+  if (out >= columns) return;
+  float total = 0;
+#pragma unroll
+  for (int t = 0; t < kSumLanes; ++t) total += shared[t][threadIdx.x];
+  partial[static_cast<std::int64_t>(chunk_of(blockIdx.y)) * columns + out] = total;
+}
+static_assert(kThreads == kSumVectors * kVec, "a thread finishes one column");
 
 /// partial[chunk, column] = sum of x over the chunk's rows. A warp reads 512 bytes of a row; the
 /// block's warps take rows in turn, kSumUnroll loads ahead.
@@ -99,7 +125,7 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = threadIdx.x % kSumVectors;
   const int turn = threadIdx.x / kSumVectors;
   const int column = (blockIdx.x * kSumVectors + lane) * kVec;
-  const std::int64_t first = blockIdx.y * chunk_rows;
+  const std::int64_t first = chunk_of(blockIdx.y) * chunk_rows;
   const std::int64_t last = min(first + chunk_rows, rows);
   float sum[kVec] = {};
   if (column < columns) {
@@ -117,27 +143,46 @@ __global__ void __launch_bounds__(kThreads)
       for (int k = 0; k < kVec; ++k) sum[k] += f[k];
     }
   }
-  __shared__ float shared[kSumLanes][kSumVectors * kVec];
-#pragma unroll
-  for (int k = 0; k < kVec; ++k) shared[turn][lane * kVec + k] = sum[k];
-  __syncthreads();
-  const int out = blockIdx.x * kSumVectors * kVec + static_cast<int>(threadIdx.x);
-  if (out >= columns) return;
-  float total = 0;
-#pragma unroll
-  for (int t = 0; t < kSumLanes; ++t) total += shared[t][threadIdx.x];
-  partial[static_cast<std::int64_t>(blockIdx.y) * columns + out] = total;
+  finish_column_sums(sum, partial, columns);
 }
-static_assert(kThreads == kSumVectors * kVec, "a thread finishes one column");
 
 constexpr int kFinishColumns = 32;
 constexpr int kFinishSlices = 32;
+
+/// As column_sums_kernel, of dx = dy gelu'(x), which is written on the way.
+__global__ void __launch_bounds__(kThreads)
+    gelu_backward_sums_kernel(const bf16* dy, const bf16* __restrict__ x, bf16* dx,
+                              float* __restrict__ partial, std::int64_t rows, int columns,
+                              std::int64_t chunk_rows) {
+  const int lane = threadIdx.x % kSumVectors;
+  const int turn = threadIdx.x / kSumVectors;
+  const int column = (blockIdx.x * kSumVectors + lane) * kVec;
+  const std::int64_t first = chunk_of(blockIdx.y) * chunk_rows;
+  const std::int64_t last = min(first + chunk_rows, rows);
+  float sum[kVec] = {};
+  if (column < columns) {
+#pragma unroll 4
+    for (std::int64_t row = first + turn; row < last; row += kSumLanes) {
+      float g[kVec];
+      float f[kVec];
+      unpack(load8_streaming(dy + row * columns + column), g);
+      unpack(load8_streaming(x + row * columns + column), f);
+#pragma unroll
+      for (int k = 0; k < kVec; ++k) {
+        g[k] *= gelu_derivative(f[k]);
+        sum[k] += g[k];
+      }
+      store8(dx + row * columns + column, pack(g));
+    }
+  }
+  finish_column_sums(sum, partial, columns);
+}
 
 /// A block takes kFinishColumns columns; kFinishSlices threads of each take every so manieth part.
 __global__ void __launch_bounds__(kFinishColumns* kFinishSlices)
     add_partials_kernel(const float* __restrict__ partial, const __grid_constant__ PartialSums sums,
                         int columns, int parts) {
-  const int width = sums.out[1] != nullptr ? 2 * columns : columns;
+  const int width = sums.rows() * columns;
   const int lane = threadIdx.x % kFinishColumns;
   const int slice = threadIdx.x / kFinishColumns;
   const int column = blockIdx.x * kFinishColumns + lane;
@@ -154,7 +199,8 @@ __global__ void __launch_bounds__(kFinishColumns* kFinishSlices)
   if (slice != 0 || column >= width) return;
   float total = 0;
   for (int s = 0; s < kFinishSlices; ++s) total += shared[s][lane];
-  (column < columns ? sums.out[0] : sums.out[1])[column % columns] += total;
+  float* out = sums.out[column / columns] + column % columns;
+  *out = sums.accumulate ? *out + total : total;
 }
 
 constexpr int kOneBlock = 1024;
@@ -212,20 +258,28 @@ std::size_t column_sums_scratch_bytes(int columns) {
   return static_cast<std::size_t>(sum_chunks(columns)) * columns * sizeof(float);
 }
 
-void column_sums(cudaStream_t stream, const bf16* x, float* sums, std::int64_t rows, int columns,
-                 float* scratch) {
+void column_sums(cudaStream_t stream, const bf16* x, const PartialSums& sums, std::int64_t rows,
+                 int columns, float* scratch) {
   const int chunks = sum_chunks(columns);
-  const dim3 grid(static_cast<unsigned>(ceil_div(columns, kSumVectors * kVec)),
-                  static_cast<unsigned>(chunks));
+  const dim3 grid = sum_grid(columns);
   auto* kernel = columns % kVec == 0 ? column_sums_kernel<true> : column_sums_kernel<false>;
   kernel<<<grid, kThreads, 0, stream>>>(x, scratch, rows, columns, ceil_div(rows, chunks));
   PIPEMARK_LAUNCH_CHECK();
-  add_partials(stream, scratch, {{sums}}, columns, chunks);
+  add_partials(stream, scratch, sums, columns, chunks);
+}
+
+void gelu_backward_sums(cudaStream_t stream, const bf16* dy, const bf16* x, bf16* dx,
+                        std::int64_t rows, int columns, const PartialSums& sums, float* scratch) {
+  const int chunks = sum_chunks(columns);
+  gelu_backward_sums_kernel<<<sum_grid(columns), kThreads, 0, stream>>>(
+      dy, x, dx, scratch, rows, columns, ceil_div(rows, chunks));
+  PIPEMARK_LAUNCH_CHECK();
+  add_partials(stream, scratch, sums, columns, chunks);
 }
 
 void add_partials(cudaStream_t stream, const float* partial, const PartialSums& sums, int columns,
                   int parts) {
-  const int blocks = ceil_div(sums.out[1] != nullptr ? 2 * columns : columns, kFinishColumns);
+  const int blocks = ceil_div(sums.rows() * columns, kFinishColumns);
   add_partials_kernel<<<static_cast<unsigned>(blocks), kFinishColumns * kFinishSlices, 0, stream>>>(
       partial, sums, columns, parts);
   PIPEMARK_LAUNCH_CHECK();

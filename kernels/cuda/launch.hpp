@@ -18,6 +18,14 @@ namespace pipemark::cuda {
 
 using bf16 = __nv_bfloat16;
 
+/// Sums over rows that blocks leave as partial[part, i, columns], i below rows(), and where they
+/// go.
+struct PartialSums {
+  float* out[3] = {};
+  bool accumulate = true;  ///< else written
+  constexpr int rows() const { return out[2] != nullptr ? 3 : out[1] != nullptr ? 2 : 1; }
+};
+
 /// False when the running device can't execute this build's kernels.
 bool has_code_for_device();
 
@@ -36,9 +44,12 @@ void layer_norm_forward(cudaStream_t stream, const bf16* a, const bf16* b, bf16*
                         const bf16* w, const bf16* bias, bf16* y, float* mean, float* rstd,
                         std::int64_t rows, int C);
 std::size_t layer_norm_backward_scratch_bytes(int C, int multiprocessors);
+/// Whether layer_norm_backward() can make the column sums of dx too.
+bool layer_norm_sums_dx(int C);
+/// sums: of dw, db and, where it is set, the column sums of dx.
 void layer_norm_backward(cudaStream_t stream, const bf16* dy, const bf16* x, const bf16* w,
                          const float* mean, const float* rstd, const bf16* dresidual, bf16* dx,
-                         float* dw, float* db, std::int64_t rows, int C, int multiprocessors,
+                         const PartialSums& sums, std::int64_t rows, int C, int multiprocessors,
                          float* scratch);
 
 /// The same for any C; backward leaves dw and db as partial[slices, 2, C].
@@ -57,14 +68,13 @@ void add(cudaStream_t stream, const bf16* a, const bf16* b, bf16* out, std::int6
 void accumulate(cudaStream_t stream, const float* x, float* accumulator, std::int64_t count);
 void convert(cudaStream_t stream, const float* src, bf16* dst, std::int64_t count);
 std::size_t column_sums_scratch_bytes(int columns);
-/// sums[columns] += column sums of x[rows, columns], in a fixed order.
-void column_sums(cudaStream_t stream, const bf16* x, float* sums, std::int64_t rows, int columns,
-                 float* scratch);
-/// out[i][c] += sum over `parts` of partial[part, i, c], in a fixed order, for each out that is
-/// set.
-struct PartialSums {
-  float* out[2] = {};
-};
+/// Column sums of x[rows, columns], in a fixed order.
+void column_sums(cudaStream_t stream, const bf16* x, const PartialSums& sums, std::int64_t rows,
+                 int columns, float* scratch);
+/// dx = dy gelu'(x) for [rows, columns], column sums of dx into `sums` (columns a multiple of 8).
+void gelu_backward_sums(cudaStream_t stream, const bf16* dy, const bf16* x, bf16* dx,
+                        std::int64_t rows, int columns, const PartialSums& sums, float* scratch);
+/// out[i][c] (+)= sum over `parts` of partial[part, i, c], in a fixed order.
 void add_partials(cudaStream_t stream, const float* partial, const PartialSums& sums, int columns,
                   int parts);
 /// *sum += scale * sum of x, in a fixed order.
@@ -97,6 +107,8 @@ void combine_rows_backward(cudaStream_t stream, const bf16* dy, const bf16* rows
 std::size_t squared_norms_scratch_bytes();
 void squared_norms(cudaStream_t stream, const float* gradients, std::span<const ParamRange> ranges,
                    float* squared, double* scratch);
+void clip_scale(cudaStream_t stream, const float* squared, std::int64_t count, double clip,
+                float* norm, float* scale);
 void adamw(cudaStream_t stream, float* master, bf16* weights, const float* gradients, float* m,
            float* v, std::span<const ParamRange> ranges, const AdamWSettings& settings,
            const float* gradient_scale);

@@ -4,7 +4,7 @@
 //   forward   r = a + b; y = (r - mean) rstd w + bias           4 N C bf16 (2 N C without a
 //   residual) backward  with xh = (x - mean) rstd, g = dy w:
 //             dx = dres + rstd (g - mean_c(g) - xh mean_c(g xh))
-//             dw += sum_n dy xh, db += sum_n dy                 4 N C bf16
+//             dw += sum_n dy xh, db += sum_n dy, dx_sums += sum_n dx         4 N C bf16
 //
 // A warp holds a row, kV vectors of 8 a lane. Backward: each warp of a fixed grid takes rows warp,
 // warp + warps, ... and reads the next row by asynchronous copies into its own ring in shared
@@ -25,6 +25,7 @@ namespace {
 constexpr float kEpsilon = 1e-5f;
 constexpr int kWarps = 4;  // of a block
 constexpr int kMaxVectors = 8;
+constexpr int kMaxSumVectors = 4;  // beyond, a third row of sums would not fit in registers
 
 template <int kV, bool kResidual>
 __global__ void __launch_bounds__(kWarps* kWarp)
@@ -115,11 +116,11 @@ struct Ring {
   }
 };
 
-/// Adds a warp's sums to shared[2, C], in the order of the block's warps, and writes them to
-/// partial[block, 2, C].
-template <int kV>
-__device__ __forceinline__ void store_partial(float* shared, const float (&dw)[kV][kVec],
-                                              const float (&db)[kV][kVec], float* partial, int C) {
+/// Adds a warp's sums to shared[kSums, C], in the order of the block's warps, and writes them to
+/// partial[block, kSums, C].
+template <int kSums, int kV>
+__device__ __forceinline__ void store_partial(float* shared, const float (&sums)[kSums][kV][kVec],
+                                              float* partial, int C) {
   const int lane = threadIdx.x % kWarp;
   __syncthreads();
   for (int turn = 0; turn < kWarps; ++turn) {
@@ -129,21 +130,28 @@ __device__ __forceinline__ void store_partial(float* shared, const float (&dw)[k
         const int c = (v * kWarp + lane) * kVec;
         if (c >= C) continue;
 #pragma unroll
-        for (int k = 0; k < kVec; ++k) {
-          shared[c + k] = (turn == 0 ? 0.0f : shared[c + k]) + dw[v][k];
-          shared[C + c + k] = (turn == 0 ? 0.0f : shared[C + c + k]) + db[v][k];
+        for (int s = 0; s < kSums; ++s) {
+#pragma unroll
+          for (int k = 0; k < kVec; ++k) {
+            float& at = shared[s * C + c + k];
+            at = (turn == 0 ? 0.0f : at) + sums[s][v][k];
+          }
         }
       }
     }
     __syncthreads();
   }
-  for (int i = threadIdx.x; i < 2 * C; i += kWarps * kWarp) {
-    partial[static_cast<std::int64_t>(blockIdx.x) * 2 * C + i] = shared[i];
+  for (int i = threadIdx.x; i < kSums * C; i += kWarps * kWarp) {
+    partial[static_cast<std::int64_t>(blockIdx.x) * kSums * C + i] = shared[i];
   }
 }
 
-template <int kV, bool kResidual>
-__global__ void __launch_bounds__(kWarps* kWarp)
+/// Blocks a multiprocessor: what the ring leaves room for, fewer with a third row of sums.
+constexpr int blocks_each(int C, int sums) { return C > 1280 ? 2 : C > 1024 || sums == 3 ? 3 : 4; }
+
+/// kSums: rows of sums, dw, db and, when 3, those of dx.
+template <int kV, bool kResidual, int kSums>
+__global__ void __launch_bounds__(kWarps* kWarp, blocks_each(kV* kWarp* kVec, kSums))
     backward_kernel(const bf16* __restrict__ dy, const bf16* __restrict__ x,
                     const bf16* __restrict__ w, const float* __restrict__ mean,
                     const float* __restrict__ rstd, const bf16* dresidual, bf16* dx,
@@ -174,8 +182,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
     const int c = (v * kWarp + lane) * kVec;
     if (c < C) wv[v] = load8(w + c);
   }
-  float dw[kV][kVec] = {};
-  float db[kV][kVec] = {};
+  float sums[kSums][kV][kVec] = {};
   for (int stage = 0; row < rows; row += stride, stage ^= 1) {
     const float s = next_rstd;
     const float shift = -next_mean * s;  // x s + shift = (x - mean) rstd
@@ -197,8 +204,8 @@ __global__ void __launch_bounds__(kWarps* kWarp)
       for (int k = 0; k < kVec; ++k) {
         const float xh = fmaf(fx[k], s, shift);
         const float g = fg[k] * fw[k];
-        dw[v][k] = fmaf(fg[k], xh, dw[v][k]);
-        db[v][k] += fg[k];
+        sums[0][v][k] = fmaf(fg[k], xh, sums[0][v][k]);
+        sums[1][v][k] += fg[k];
         sum_g += g;
         sum_gx = fmaf(g, xh, sum_gx);
       }
@@ -223,15 +230,12 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 #pragma unroll
       for (int k = 0; k < kVec; ++k) {
         fr[k] += fmaf(fx[k], along, fmaf(fg[k] * fw[k], s, across));
+        if constexpr (kSums == 3) sums[2][v][k] += fr[k];
       }
       store8(dx + row * C + c, pack(fr));
     }
   }
-  store_partial<kV>(reinterpret_cast<float*>(raw), dw, db, partial, C);
-}
-
-int backward_blocks(int C, int multiprocessors) {
-  return multiprocessors * (C <= 1024 ? 4 : C <= 1280 ? 3 : 2);
+  store_partial(reinterpret_cast<float*>(raw), sums, partial, C);
 }
 
 int ring_bytes(int inputs, int C) {
@@ -282,23 +286,34 @@ void layer_norm_forward(cudaStream_t stream, const bf16* a, const bf16* b, bf16*
 }
 
 std::size_t layer_norm_backward_scratch_bytes(int C, int multiprocessors) {
-  return static_cast<std::size_t>(backward_blocks(C, multiprocessors)) * 2 * C * sizeof(float);
+  return static_cast<std::size_t>(multiprocessors * blocks_each(C, 2)) * 3 * C * sizeof(float);
 }
+
+bool layer_norm_sums_dx(int C) { return C % kVec == 0 && C <= kMaxSumVectors * kWarp * kVec; }
 
 void layer_norm_backward(cudaStream_t stream, const bf16* dy, const bf16* x, const bf16* w,
                          const float* mean, const float* rstd, const bf16* dresidual, bf16* dx,
-                         float* dw, float* db, std::int64_t rows, int C, int multiprocessors,
+                         const PartialSums& sums, std::int64_t rows, int C, int multiprocessors,
                          float* scratch) {
-  const int blocks = backward_blocks(C, multiprocessors);
+  check(sums.out[2] == nullptr || layer_norm_sums_dx(C), "layer_norm_backward: sums of dx at C {}",
+        C);
+  const int blocks = multiprocessors * blocks_each(C, sums.rows());
   if (!fits_registers(C)) {
     plain_layer_norm_backward(stream, dy, x, w, mean, rstd, dresidual, dx, scratch, rows, C,
                               blocks);
   } else {
-    // The ring (at least 16 C bf16) is large enough for the 2 C sums at the end.
+    // The ring (at least 16 C bf16) is large enough for the 3 C sums at the end.
     const int shared = ring_bytes(dresidual != nullptr ? 3 : 2, C);
     with_vectors(C, [&](auto vectors) {
       constexpr int kV = decltype(vectors)::value;
-      auto* kernel = dresidual != nullptr ? backward_kernel<kV, true> : backward_kernel<kV, false>;
+      auto* kernel =
+          dresidual != nullptr ? backward_kernel<kV, true, 2> : backward_kernel<kV, false, 2>;
+      if constexpr (kV <= kMaxSumVectors) {
+        if (sums.rows() == 3) {
+          kernel =
+              dresidual != nullptr ? backward_kernel<kV, true, 3> : backward_kernel<kV, false, 3>;
+        }
+      }
       PIPEMARK_CUDA(
           cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared));
       kernel<<<static_cast<unsigned>(blocks), kWarps * kWarp, static_cast<std::size_t>(shared),
@@ -306,7 +321,7 @@ void layer_norm_backward(cudaStream_t stream, const bf16* dy, const bf16* x, con
     });
     PIPEMARK_LAUNCH_CHECK();
   }
-  add_partials(stream, scratch, {{dw, db}}, C, blocks);
+  add_partials(stream, scratch, sums, C, blocks);
 }
 
 }  // namespace pipemark::cuda

@@ -1,7 +1,9 @@
 // op_table: where the time of a GPT's training step goes on this GPU. Times every operation of the
 // step by device events at its true shape, multiplies by how often a step has it, and prints it
 // beside its floor: the larger of FLOPs over the matrix roof and bytes over the memory bandwidth,
-// both measured first. The sum is the step with nothing overlapped and no gaps.
+// both measured first. The sum is the step with nothing overlapped and no gaps. Then, by class, the
+// limit: matrix products at cuBLASLt's own speed for these shapes, attention at cuDNN's, and the
+// bytes that must cross memory at the copy's speed.
 //
 //   op_table [layers 12] [channels 768] [heads 12] [sequences 32] [tokens 1024] [vocabulary 50257]
 //
@@ -27,11 +29,21 @@ struct Model {
   std::int64_t N() const { return std::int64_t{B} * T; }
 };
 
+enum class Class : std::uint8_t { matrix, attention, norm, classifier, optimizer, other };
+constexpr const char* kClassNames[] = {"matrix products, their biases and GELU",
+                                       "attention",
+                                       "LayerNorm and residual",
+                                       "softmax and loss",
+                                       "optimizer",
+                                       "embedding"};
+
 struct Row {
   std::string name;
+  Class kind;
   int count;
   double flops, bytes;
   double seconds = 0;
+  double product_s = -1;  ///< of a row with more than its product: the bare product's time
 };
 
 class Table {
@@ -44,8 +56,10 @@ class Table {
   Tensor bf16(std::int64_t count);
   Tensor fp32(std::int64_t count, float scale = 0.0f);
   double time(const std::function<void()>& enqueue, int repetitions = 10);
-  void row(const std::string& name, int count, double flops, double bytes,
+  Row& row(const std::string& name, Class kind, int count, double flops, double bytes,
            const std::function<void()>& enqueue);
+  double limit_of(const Row& row) const;
+  void print_classes() const;
   void linear_rows(const std::string& name, const LinearShape& shape, bool gelu_before,
                    bool gelu_after);
   void block_rows();
@@ -137,9 +151,9 @@ double Table::time(const std::function<void()>& enqueue, int repetitions) {
   return seconds[seconds.size() / 2];
 }
 
-void Table::row(const std::string& name, int count, double flops, double bytes,
+Row& Table::row(const std::string& name, Class kind, int count, double flops, double bytes,
                 const std::function<void()>& enqueue) {
-  rows_.push_back({name, count, flops, bytes, time(enqueue)});
+  return rows_.emplace_back(Row{name, kind, count, flops, bytes, time(enqueue)});
 }
 
 void Table::ceilings() {
@@ -161,25 +175,33 @@ void Table::linear_rows(const std::string& name, const LinearShape& s, bool gelu
   const bool wide_in = s.in > m_.C;
   const Tensor in = wide_in ? wide2_ : x_, out = wide_in ? y_ : wide_;
   const double wide = 2.0 * static_cast<double>(s.rows) * 4 * m_.C;
-  row(name + "/forward", m_.L, flops, io + (gelu_after ? wide : 0), [=, this] {
+  const double forward_s = time([=, this] { ops_->linear_forward(stream_, s, in, w_, {}, out); });
+  row(name + "/forward", Class::matrix, m_.L, flops, io + (gelu_after ? wide : 0), [=, this] {
     if (gelu_after) {
       ops_->linear_gelu_forward(stream_, s, in, w_, b_, out, wide2_);
     } else {
       ops_->linear_forward(stream_, s, in, w_, b_, out);
     }
-  });
-  row(name + "/backward_input", m_.L, flops, io + (gelu_before ? wide : 0), [=, this] {
-    if (gelu_before) {
-      ops_->linear_gelu_backward_input(stream_, s, out, w_, in, wide_);
-    } else {
-      ops_->linear_backward_input(stream_, s, out, w_, wide_in ? wide2_ : z_);
-    }
-  });
-  const double dw = 8.0 * s.in * s.out;
-  row(name + "/backward_weight", m_.L, flops, io + dw,
-      [=, this] { ops_->linear_backward_weight(stream_, s, out, in, dw_, db_); });
-  row("  of it without db", 0, flops, io + dw,
-      [=, this] { ops_->linear_backward_weight(stream_, s, out, in, dw_, {}); });
+  }).product_s = forward_s;
+  const double input_s =
+      time([=, this] { ops_->linear_backward_input(stream_, s, out, w_, wide_in ? wide2_ : z_); });
+  row(name + "/backward_input", Class::matrix, m_.L, flops, io + (gelu_before ? wide : 0),
+      [=, this] {
+        if (gelu_before) {
+          ops_->linear_gelu_backward_input(stream_, s, out, w_, in, wide_, db_, false);
+        } else {
+          ops_->linear_backward_input(stream_, s, out, w_, wide_in ? wide2_ : z_);
+        }
+      })
+      .product_s = input_s;
+  // The biases of fc and proj ride on gelu's and LayerNorm's backward.
+  const double dw = 4.0 * s.in * s.out;
+  const bool own_bias = name == "qkv" || name == "fcproj";
+  const double weight_s =
+      time([=, this] { ops_->linear_backward_weight(stream_, s, out, in, dw_, {}, false); });
+  row(name + "/backward_weight", Class::matrix, m_.L, flops, io + dw, [=, this] {
+    ops_->linear_backward_weight(stream_, s, out, in, dw_, own_bias ? db_ : Tensor{}, false);
+  }).product_s = weight_s;
 }
 
 void Table::block_rows() {
@@ -188,31 +210,36 @@ void Table::block_rows() {
   const double nc = 2.0 * static_cast<double>(N) * C;  // bytes of one [N, C]
   const AttentionShape attention{m_.B, m_.T, m_.C, m_.H};
   const double btt = static_cast<double>(N) * m_.T * C;
-  row("embedding/forward", 1, 0, 2 * nc,
+  row("embedding/forward", Class::other, 1, 0, 2 * nc,
       [=, this] { ops_->embedding_forward(stream_, tokens_, w_, x_, y_, N, m_.T, C); });
-  row("embedding/backward", 1, 0, 2 * nc,
+  row("embedding/backward", Class::other, 1, 0, 2 * nc,
       [=, this] { ops_->embedding_backward(stream_, tokens_, x_, dw_, stat2_, N, m_.T, C); });
-  row("layer_norm/forward", 1, 0, 2 * nc,
+  row("layer_norm/forward", Class::norm, 1, 0, 2 * nc,
       [=, this] { ops_->layer_norm_forward(stream_, x_, w_, b_, y_, stat_, stat2_, N, C); });
-  row("residual_layer_norm/forward", 2 * m_.L, 0, 4 * nc, [=, this] {
+  row("residual_layer_norm/forward", Class::norm, 2 * m_.L, 0, 4 * nc, [=, this] {
     ops_->residual_layer_norm_forward(stream_, x_, y_, z_, w_, b_, wide_, stat_, stat2_, N, C);
   });
-  row("layer_norm/backward", 2 * m_.L + 1, 0, 4 * nc, [=, this] {
-    ops_->layer_norm_backward(stream_, x_, y_, w_, stat_, stat2_, z_, z_, db_, db_.slice(C, C), N,
-                              C);
+  const Tensor sums[3] = {db_.slice(0, C), db_.slice(C, C), db_.slice(2 * C, C)};
+  row("layer_norm/backward", Class::norm, m_.L + 1, 0, 4 * nc, [=, this] {
+    ops_->layer_norm_backward(stream_, x_, y_, w_, stat_, stat2_, z_, z_, sums[0], sums[1], N, C,
+                              {}, false);
+  });
+  row("layer_norm/backward with sums", Class::norm, m_.L, 0, 4 * nc, [=, this] {
+    ops_->layer_norm_backward(stream_, x_, y_, w_, stat_, stat2_, z_, z_, sums[0], sums[1], N, C,
+                              sums[2], false);
   });
   linear_rows("qkv", {N, C, 3 * C}, false, false);
-  row("attention/forward", m_.L, 2 * btt, 4 * nc,
+  row("attention/forward", Class::attention, m_.L, 2 * btt, 4 * nc,
       [=, this] { ops_->attention_forward(stream_, attention, wide2_, y_, stat_); });
-  row("attention/backward", m_.L, 5 * btt, 8 * nc,
+  row("attention/backward", Class::attention, m_.L, 5 * btt, 8 * nc,
       [=, this] { ops_->attention_backward(stream_, attention, x_, wide2_, y_, stat_, wide_); });
   linear_rows("proj", {N, C, C}, false, false);
   linear_rows("fc", {N, C, 4 * C}, false, true);
   linear_rows("fcproj", {N, 4 * C, C}, true, false);
   const double wide = 8 * static_cast<double>(N) * C;
-  row("(gelu/forward alone)", 0, 0, 2 * wide,
+  row("(gelu/forward alone)", Class::other, 0, 0, 2 * wide,
       [=, this] { ops_->gelu_forward(stream_, wide2_, wide_, N * 4 * C); });
-  row("(gelu/backward alone)", 0, 0, 3 * wide,
+  row("(gelu/backward alone)", Class::other, 0, 0, 3 * wide,
       [=, this] { ops_->gelu_backward(stream_, wide_, wide2_, wide_, N * 4 * C); });
 }
 
@@ -222,31 +249,24 @@ void Table::head_rows() {
   const double flops = 2.0 * static_cast<double>(N) * m_.C * m_.Vp();
   const double logits = 2.0 * static_cast<double>(N) * m_.Vp(), table = 2.0 * m_.Vp() * m_.C;
   const double io = logits + table + 2.0 * static_cast<double>(N) * m_.C;
-  row("head/forward", 1, flops, io,
-      [=, this] { ops_->linear_forward(stream_, head, x_, w_, {}, wide_); });
-  row("head/softmax_cross_entropy", 1, 0, 2 * logits, [=, this] {
-    ops_->softmax_cross_entropy(stream_, wide_, tokens_, stat_, N, m_.V, m_.Vp(), 1e-3f, true);
-  });
-  row("(head/forward + softmax, by chunks)", 0, flops, io + logits, [=, this] {
+  const auto by_chunks = [=, this] {
     ops_->linear_softmax_cross_entropy(stream_, head, x_, w_, wide_, tokens_, stat_, m_.V, 1e-3f,
                                        true);
+  };
+  row("(head/forward alone)", Class::matrix, 0, flops, io,
+      [=, this] { ops_->linear_forward(stream_, head, x_, w_, {}, wide_); });
+  const double product_s = rows_.back().seconds;
+  row("(softmax alone)", Class::classifier, 0, 0, 2 * logits, [=, this] {
+    ops_->softmax_cross_entropy(stream_, wide_, tokens_, stat_, N, m_.V, m_.Vp(), 1e-3f, true);
   });
-  for (const std::int64_t chunk : {256, 2048, 8192, 16384}) {
-    row(fmt::format("  rows {}", chunk), 0, flops, io + logits, [=, this] {
-      for (std::int64_t at = 0; at < N; at += chunk) {
-        const std::int64_t n = std::min(chunk, N - at);
-        const Tensor part = wide_.slice(at * m_.Vp(), n * m_.Vp());
-        ops_->linear_forward(stream_, {n, m_.C, m_.Vp()}, x_.slice(at * m_.C, n * m_.C), w_, {},
-                             part);
-        ops_->softmax_cross_entropy(stream_, part, tokens_.slice(at, n), stat_.slice(at, n), n,
-                                    m_.V, m_.Vp(), 1e-3f, true);
-      }
-    });
-  }
-  row("head/backward_input", 1, flops, io,
+  // Shown as its product, and what the softmax adds to it.
+  rows_.push_back({"head/forward", Class::matrix, 1, flops, io, product_s});
+  rows_.push_back({"head/softmax, by chunks", Class::classifier, 1, 0, 2 * logits,
+                   time(by_chunks) - product_s});
+  row("head/backward_input", Class::matrix, 1, flops, io,
       [=, this] { ops_->linear_backward_input(stream_, head, wide_, w_, y_); });
-  row("head/backward_weight", 1, flops, io + 3 * table,
-      [=, this] { ops_->linear_backward_weight(stream_, head, wide_, x_, dw_, {}); });
+  row("head/backward_weight", Class::matrix, 1, flops, io + 2 * table,
+      [=, this] { ops_->linear_backward_weight(stream_, head, wide_, x_, dw_, {}, false); });
 }
 
 void Table::optimizer_rows() {
@@ -265,9 +285,9 @@ void Table::optimizer_rows() {
   }
   const Tensor p = fp32(n, 0.1f), g = fp32(n, 0.1f), m1 = fp32(n), m2 = fp32(n), w = bf16(n);
   const Tensor one = fp32(1, 1.0f), squared = fp32(static_cast<std::int64_t>(ranges.size()));
-  row("optimizer/squared_norms", 1, 0, 4.0 * static_cast<double>(n),
+  row("optimizer/squared_norms", Class::optimizer, 1, 0, 4.0 * static_cast<double>(n),
       [=, this] { ops_->squared_norms(stream_, g, ranges, squared); });
-  row("optimizer/adamw", 1, 0, 30.0 * static_cast<double>(n),
+  row("optimizer/adamw", Class::optimizer, 1, 0, 30.0 * static_cast<double>(n),
       [=, this] { ops_->adamw(stream_, p, w, g, m1, m2, ranges, AdamWSettings{}, one); });
 }
 
@@ -294,6 +314,32 @@ void Table::print() const {
   const double tokens = static_cast<double>(m_.N());
   fmt::print("step {:.2f} ms = {:.0f} tokens/s; floor {:.2f} ms = {:.0f} tokens/s\n", total * 1e3,
              tokens / total, floor_total * 1e3, tokens / floor_total);
+  print_classes();
+}
+
+double Table::limit_of(const Row& row) const {
+  if (row.product_s >= 0) return std::min(row.product_s, row.seconds);
+  if (row.kind == Class::matrix || row.kind == Class::attention) return row.seconds;
+  return row.bytes / bytes_per_s_;
+}
+
+void Table::print_classes() const {
+  double total = 0, limit = 0;
+  double by_class[std::size(kClassNames)][2] = {};
+  for (const Row& row : rows_) {
+    auto& [seconds, least] = by_class[static_cast<std::size_t>(row.kind)];
+    seconds += row.seconds * row.count;
+    least += limit_of(row) * row.count;
+    total += row.seconds * row.count;
+    limit += limit_of(row) * row.count;
+  }
+  fmt::print("{:40} {:>8} {:>6} {:>9}\n", "class", "ms/step", "share", "limit ms");
+  for (std::size_t i = 0; i < std::size(kClassNames); ++i) {
+    fmt::print("{:40} {:8.3f} {:5.1f}% {:9.3f}\n", kClassNames[i], by_class[i][0] * 1e3,
+               100 * by_class[i][0] / total, by_class[i][1] * 1e3);
+  }
+  fmt::print("limit {:.2f} ms = {:.0f} tokens/s; the operations reach {:.1f} % of it\n",
+             limit * 1e3, static_cast<double>(m_.N()) / limit, 100 * limit / total);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/clip_scale.hpp"
 #include "kernels/cuda/launch.hpp"
 #include "kernels/cuda/vec.cuh"
 
@@ -148,6 +149,24 @@ __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) squared[blockIdx.x] = static_cast<float>(total);
 }
 
+/// One block: the sum is in order, so the values are fetched by all threads and added by one.
+__global__ void __launch_bounds__(kThreads)
+    clip_scale_kernel(const float* __restrict__ squared, std::int64_t count, double clip,
+                      float* norm, float* scale) {
+  __shared__ float some[kThreads];
+  double sum = 0;
+  for (std::int64_t first = 0; first < count; first += kThreads) {
+    const std::int64_t left = min(count - first, static_cast<std::int64_t>(kThreads));
+    if (threadIdx.x < left) some[threadIdx.x] = squared[first + threadIdx.x];
+    __syncthreads();
+    for (std::int64_t i = 0; threadIdx.x == 0 && i < left; ++i) sum += some[i];
+    __syncthreads();
+  }
+  if (threadIdx.x != 0) return;
+  *norm = static_cast<float>(sqrt(sum));
+  *scale = static_cast<float>(clip_factor(clip, sqrt(sum)));
+}
+
 /// Calls f(ranges of one launch, index of the first).
 template <class F>
 void in_tables(std::span<const ParamRange> ranges, F f) {
@@ -176,6 +195,12 @@ void squared_norms(cudaStream_t stream, const float* gradients, std::span<const 
         table, scratch, squared + first);
     PIPEMARK_LAUNCH_CHECK();
   });
+}
+
+void clip_scale(cudaStream_t stream, const float* squared, std::int64_t count, double clip,
+                float* norm, float* scale) {
+  clip_scale_kernel<<<1, kThreads, 0, stream>>>(squared, count, clip, norm, scale);
+  PIPEMARK_LAUNCH_CHECK();
 }
 
 void adamw(cudaStream_t stream, float* master, bf16* weights, const float* gradients, float* m,

@@ -33,6 +33,12 @@ void for_column_tiles(const std::string& label, int columns, F f) {
       });
 }
 
+/// f(first_row, rows) for blocks of [0, rows).
+template <class F>
+void for_row_blocks(std::int64_t rows, std::int64_t block, F&& f) {
+  for (std::int64_t n = 0; n < rows; n += block) f(n, rows - n < block ? rows - n : block);
+}
+
 /// sums[0..columns) += column sums of x[rows, columns], rows `stride` apart.
 void add_column_sums(const std::string& label, const float* x, std::int64_t rows, int columns,
                      std::int64_t stride, float* sums);

@@ -31,16 +31,16 @@ class KokkosOps final : public Ops {
                                    std::int64_t rows, int channels) override;
   void layer_norm_backward(Stream, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
                            Tensor dresidual, Tensor dx, Tensor dw, Tensor db, std::int64_t rows,
-                           int channels) override;
+                           int channels, Tensor dx_sums, bool accumulate) override;
 
   void linear_forward(Stream, LinearShape, Tensor x, Tensor w, Tensor b, Tensor y) override;
   void linear_gelu_forward(Stream, LinearShape, Tensor x, Tensor w, Tensor b, Tensor pre,
                            Tensor y) override;
   void linear_backward_input(Stream, LinearShape, Tensor dy, Tensor w, Tensor dx) override;
-  void linear_gelu_backward_input(Stream, LinearShape, Tensor dy, Tensor w, Tensor pre,
-                                  Tensor dpre) override;
-  void linear_backward_weight(Stream, LinearShape, Tensor dy, Tensor x, Tensor dw,
-                              Tensor db) override;
+  void linear_gelu_backward_input(Stream, LinearShape, Tensor dy, Tensor w, Tensor pre, Tensor dpre,
+                                  Tensor db, bool accumulate) override;
+  void linear_backward_weight(Stream, LinearShape, Tensor dy, Tensor x, Tensor dw, Tensor db,
+                              bool accumulate) override;
 
   void gelu_forward(Stream, Tensor x, Tensor y, std::int64_t count) override;
   void gelu_backward(Stream, Tensor dy, Tensor x, Tensor dx, std::int64_t count) override;
@@ -70,6 +70,8 @@ class KokkosOps final : public Ops {
 
   void squared_norms(Stream, Tensor gradients, std::span<const ParamRange> ranges,
                      Tensor squared) override;
+  void clip_scale(Stream, Tensor squared, std::int64_t count, double clip, Tensor norm,
+                  Tensor scale) override;
   void adamw(Stream, Tensor master, Tensor weights, Tensor gradients, Tensor m, Tensor v,
              std::span<const ParamRange> ranges, const AdamWSettings& settings,
              Tensor gradient_scale) override;

@@ -11,6 +11,7 @@ namespace pipemark::kokkos {
 namespace {
 
 constexpr float kEpsilon = 1e-5f;
+constexpr std::int64_t kSumRows = 512;
 
 struct Normalise {
   const float *w, *b;
@@ -92,9 +93,14 @@ void KokkosOps::residual_layer_norm_forward(Stream, Tensor a, Tensor b, Tensor r
 
 void KokkosOps::layer_norm_backward(Stream, Tensor dy, Tensor x, Tensor w, Tensor mean, Tensor rstd,
                                     Tensor dresidual, Tensor dx, Tensor dw, Tensor db,
-                                    std::int64_t rows, int channels) {
+                                    std::int64_t rows, int channels, Tensor dx_sums,
+                                    bool accumulate) {
   static const std::string weight_label = "layer_norm/backward_weight";
   static const std::string input_label = "layer_norm/backward_input";
+  static const std::string sums_label = "layer_norm/backward_sums";
+  for (const Tensor& sums : {dw, db, dx_sums}) {
+    if (sums && !accumulate) device_.fill_zero({}, sums.data, sums.bytes());
+  }
   const float *dys = dy.f32(), *xs = x.f32(), *ws = w.f32(), *means = mean.f32();
   const float* rstds = rstd.f32();
   float *dws = dw.f32(), *dbs = db.f32(), *dxs = dx.f32();
@@ -112,26 +118,33 @@ void KokkosOps::layer_norm_backward(Stream, Tensor dy, Tensor x, Tensor w, Tenso
         }
       });
   const float* carried = dresidual ? dresidual.f32() : nullptr;
-  launch(
-      input_label, rows, KOKKOS_LAMBDA(std::int64_t n) {
-        const std::int64_t first = n * channels;
-        const float mu = means[n], inverse = rstds[n];
-        Pack gradients = Pack{}, projections = Pack{};
-        for_packs(channels, [&](int c, int k) {
-          const Pack g = load(dys + first + c, k) * load(ws + c, k);
-          gradients += g;
-          projections += g * ((load(xs + first + c, k) - mu) * inverse);
-        });
-        const float mean_gradient = sum(gradients) / static_cast<float>(channels);
-        const float mean_projection = sum(projections) / static_cast<float>(channels);
-        for_packs(channels, [&](int c, int k) {
-          const Pack hat = (load(xs + first + c, k) - mu) * inverse;
-          const Pack g = load(dys + first + c, k) * load(ws + c, k);
-          Pack value = inverse * (g - mean_gradient - hat * mean_projection);
-          if (carried != nullptr) value += load(carried + first + c, k);
-          store(dxs + first + c, value, k);
-        });
-      });
+  const auto input_gradient = KOKKOS_LAMBDA(std::int64_t n) {
+    const std::int64_t first = n * channels;
+    const float mu = means[n], inverse = rstds[n];
+    Pack gradients = Pack{}, projections = Pack{};
+    for_packs(channels, [&](int c, int k) {
+      const Pack g = load(dys + first + c, k) * load(ws + c, k);
+      gradients += g;
+      projections += g * ((load(xs + first + c, k) - mu) * inverse);
+    });
+    const float mean_gradient = sum(gradients) / static_cast<float>(channels);
+    const float mean_projection = sum(projections) / static_cast<float>(channels);
+    for_packs(channels, [&](int c, int k) {
+      const Pack hat = (load(xs + first + c, k) - mu) * inverse;
+      const Pack g = load(dys + first + c, k) * load(ws + c, k);
+      Pack value = inverse * (g - mean_gradient - hat * mean_projection);
+      if (carried != nullptr) value += load(carried + first + c, k);
+      store(dxs + first + c, value, k);
+    });
+  };
+  // Column sums follow each block of rows while it is in the second cache.
+  for_row_blocks(rows, dx_sums ? kSumRows : rows, [&](std::int64_t n, std::int64_t count) {
+    launch(
+        input_label, count, KOKKOS_LAMBDA(std::int64_t r) { input_gradient(n + r); });
+    if (dx_sums) {
+      add_column_sums(sums_label, dxs + n * channels, count, channels, channels, dx_sums.f32());
+    }
+  });
 }
 
 }  // namespace pipemark::kokkos

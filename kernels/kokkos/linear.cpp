@@ -69,21 +69,26 @@ void KokkosOps::linear_backward_input(Stream, LinearShape s, Tensor dy, Tensor w
 }
 
 void KokkosOps::linear_gelu_backward_input(Stream, LinearShape s, Tensor dy, Tensor w, Tensor pre,
-                                           Tensor dpre) {
+                                           Tensor dpre, Tensor db, bool accumulate) {
+  static const std::string bias_label = "linear/gelu_backward_bias";
   check_linear(s, dy, dpre, w);
+  if (db && !accumulate) device_.fill_zero({}, db.data, db.bytes());
   check(pre.size >= s.rows * s.in, "linear_gelu backward: pre has {} elements", pre.size);
   const Finish finish{Finish::Kind::gelu_slope, nullptr, nullptr, pre.f32()};
   product(s.rows, s.in, s.out, {dy.f32(), s.out}, {w.f32(), s.in}, finish, dpre.f32(), s.in,
           workspace_);
+  if (db) add_column_sums(bias_label, dpre.f32(), s.rows, s.in, s.in, db.f32());
 }
 
 void KokkosOps::linear_backward_weight(Stream, LinearShape s, Tensor dy, Tensor x, Tensor dw,
-                                       Tensor db) {
+                                       Tensor db, bool accumulate) {
   static const std::string label = "linear/backward_bias";
   check_linear(s, dy, x, dw);
+  if (db && !accumulate) device_.fill_zero({}, db.data, db.bytes());
   if (db) add_column_sums(label, dy.f32(), s.rows, s.out, s.out, db.f32());
-  product(s.out, s.in, s.rows, {dy.f32(), s.out, true}, {x.f32(), s.in}, {Finish::Kind::add},
-          dw.f32(), s.in, workspace_);
+  const Finish finish{accumulate ? Finish::Kind::add : Finish::Kind::write};
+  product(s.out, s.in, s.rows, {dy.f32(), s.out, true}, {x.f32(), s.in}, finish, dw.f32(), s.in,
+          workspace_);
 }
 
 }  // namespace pipemark::kokkos

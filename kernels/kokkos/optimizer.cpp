@@ -1,6 +1,7 @@
 // Squared gradient norms and AdamW, both over the ranges of a flat parameter buffer.
 #include <cmath>
 
+#include "kernels/clip_scale.hpp"
 #include "kernels/kokkos/elementwise.hpp"
 #include "kernels/kokkos/kokkos_ops.hpp"
 #include "kernels/kokkos/sums.hpp"
@@ -17,6 +18,11 @@ void KokkosOps::squared_norms(Stream, Tensor gradients, std::span<const ParamRan
         static_cast<float>(block_sum(label, gradients.f32() + ranges[r].offset, ranges[r].size,
                                      [](Pack value) { return value * value; }));
   }
+}
+
+void KokkosOps::clip_scale(Stream, Tensor squared, std::int64_t count, double clip, Tensor norm,
+                           Tensor scale) {
+  host_clip_scale(squared.f32(), count, clip, norm.f32(), scale.f32());
 }
 
 void KokkosOps::adamw(Stream, Tensor master, Tensor weights, Tensor gradients, Tensor m, Tensor v,

@@ -72,12 +72,21 @@ TEST_F(CudaOpsTest, LayerNormBackward) {
         const Tensor xt = s.act(x), wt = s.act(w), mean = s.f32_out(N), rstd = s.f32_out(N);
         s.ops.layer_norm_forward(s.stream, xt, wt, s.act(zero), s.act_out(N * C), mean, rstd, N, C);
         const Tensor dx = residual ? s.act(dres) : s.act_out(N * C);
-        const Tensor dw = s.f32(before), db = s.f32(before);
-        s.ops.layer_norm_backward(s.stream, s.act(dy), xt, wt, mean, rstd, residual ? dx : Tensor{},
-                                  dx, dw, db, N, C);
-        return Outputs{s.read(dx), s.read(dw), s.read(db)};
+        const Tensor dw = s.f32(before), db = s.f32(before), sums = s.f32(before);
+        const Tensor dyt = s.act(dy), written = s.f32(before), apart = s.act_out(N * C);
+        s.ops.layer_norm_backward(s.stream, dyt, xt, wt, mean, rstd, Tensor{}, apart, dw, written,
+                                  N, C, sums, false);
+        s.ops.layer_norm_backward(s.stream, dyt, xt, wt, mean, rstd, residual ? dx : Tensor{}, dx,
+                                  dw, db, N, C, sums);
+        return Outputs{s.read(dx), s.read(dw), s.read(db), s.read(written), s.read(sums)};
       };
-      compare(run, {{"dx", bf16_bound(1.1)}, {"dw", fp32_bound(N)}, {"db", fp32_bound(N)}});
+      // The sums of dx of each call: of values before or after they are rounded, as is faster. Of N
+      // roundings of rms u / 4, the sum is u / 4 of its own rms off, five times that at most.
+      compare(run, {{"dx", bf16_bound(1.1)},
+                    {"dw", fp32_bound(N)},
+                    {"db", fp32_bound(N)},
+                    {"db written", fp32_bound(N)},
+                    {"dx_sums", bf16_bound(2)}});
       expect_repeats(run);
     }
   }
@@ -99,14 +108,19 @@ TEST_F(CudaOpsTest, Linear) {
       s.ops.linear_backward_input(s.stream, shape, dyt, wt, dx);
       s.ops.linear_backward_weight(s.stream, shape, dyt, xt, dwt, dbt);
       s.ops.linear_backward_weight(s.stream, shape, dyt, xt, dw2, {});
-      return Outputs{s.read(y), s.read(plain), s.read(dx), s.read(dwt), s.read(dw2), s.read(dbt)};
+      const Tensor dw3 = s.f32(dw), db3 = s.f32(db);
+      s.ops.linear_backward_weight(s.stream, shape, dyt, xt, dw3, db3, false);
+      return Outputs{s.read(y),   s.read(plain), s.read(dx),  s.read(dwt),
+                     s.read(dw2), s.read(dbt),   s.read(dw3), s.read(db3)};
     };
     compare(run, {{"y", bf16_bound(1.1)},
                   {"without bias", bf16_bound(1.1)},
                   {"dx", bf16_bound(1.1)},
                   {"dw", fp32_bound(N)},
                   {"dw without db", fp32_bound(N)},
-                  {"db", fp32_bound(N)}});
+                  {"db", fp32_bound(N)},
+                  {"dw written", fp32_bound(N)},
+                  {"db written", fp32_bound(N)}});
     expect_repeats(run);
   }
 }
@@ -122,11 +136,22 @@ TEST_F(CudaOpsTest, LinearGelu) {
       s.workspace({1, N, Cin, 1}, Cout);
       const Tensor pre = s.act_out(N * Cout), y = s.act_out(N * Cout), dpre = s.act_out(N * Cout);
       s.ops.linear_gelu_forward(s.stream, up, s.act(x), s.act(w), s.act(b), pre, y);
+      const Tensor dpre2 = s.act_out(N * Cout), db = s.f32(b), db2 = s.f32(b);
       s.ops.linear_gelu_backward_input(s.stream, down, s.act(dy), s.act(w2), s.act(kept), dpre);
-      return Outputs{s.read(pre), s.read(y), s.read(dpre)};
+      s.ops.linear_gelu_backward_input(s.stream, down, s.act(dy), s.act(w2), s.act(kept), dpre2,
+                                       db);
+      s.ops.linear_gelu_backward_input(s.stream, down, s.act(dy), s.act(w2), s.act(kept), dpre2,
+                                       db2, false);
+      return Outputs{s.read(pre), s.read(y), s.read(dpre), s.read(dpre2), s.read(db), s.read(db2)};
     };
-    // y, dpre: the fused form rounds once, the other one twice; tanh.approx errs by 2^-11.
-    compare(run, {{"pre", bf16_bound(1.1)}, {"y", bf16_bound(2.5)}, {"dpre", bf16_bound(2.5)}});
+    // y, dpre: the fused form rounds once, the other one twice; tanh.approx errs by 2^-11. A sum of
+    // N such errors is as far off, of its rms, as one.
+    compare(run, {{"pre", bf16_bound(1.1)},
+                  {"y", bf16_bound(2.5)},
+                  {"dpre", bf16_bound(2.5)},
+                  {"dpre with db", bf16_bound(2.5)},
+                  {"db", bf16_bound(2.5)},
+                  {"db written", bf16_bound(2.5)}});
   }
 }
 
@@ -212,13 +237,17 @@ TEST_F(CudaOpsTest, Optimizer) {
   const auto run = [&](Side& s) {
     const Tensor master = s.f32(p), gt = s.f32(g), mt = s.f32(m), vt = s.f32(v);
     s.workspace({1, 8, 8, 1}, 8);
-    const Tensor squared = s.f32_out(4);
+    const Tensor squared = s.f32_out(4), clipped = s.f32_out(4);
     s.ops.squared_norms(s.stream, gt, ranges, squared);
+    s.ops.clip_scale(s.stream, squared, 4, 1.0, clipped.slice(0, 1), clipped.slice(1, 1));
+    s.ops.clip_scale(s.stream, squared, 3, 0.0, clipped.slice(2, 1), clipped.slice(3, 1));
     const Tensor weights = s.act(p);
     s.ops.adamw(s.stream, master, weights, gt, mt, vt, ranges, settings, s.f32({0.7f}));
-    return Outputs{s.read(squared), s.read(master), s.read(mt), s.read(vt), s.read(weights)};
+    return Outputs{s.read(squared), s.read(clipped), s.read(master),
+                   s.read(mt),      s.read(vt),      s.read(weights)};
   };
   compare(run, {{"squared", fp32_bound(70000)},
+                {"norm and factor", fp32_bound(70000)},
                 {"master", fp32_bound(4)},
                 {"m", fp32_bound(2)},
                 {"v", fp32_bound(2)},

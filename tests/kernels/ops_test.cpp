@@ -97,6 +97,51 @@ INSTANTIATE_TEST_SUITE_P(Backends, OpsTest,
                            return std::get<0>(info.param) + "_" + std::get<1>(info.param).name;
                          });
 
+/// accumulate = false on old values is accumulate = true on zeros, and the sums that ride along are
+/// those of what was made.
+TEST(WrittenGradients, AreAddedToZero) {
+  constexpr int N = 37, Cin = 24, Cout = 40;
+  for (const char* backend : {"reference", "kokkos"}) {
+    const auto ops = make_ops(backend);
+    Arena arena(ops->device(), MemoryKind::device, 1 << 20);
+    const auto filled = [&](std::int64_t count, float step) {
+      const Tensor t = arena.take(count, DType::f32, "test");
+      for (std::int64_t i = 0; i < count; ++i) t.f32()[i] = std::sin(step * float(i + 1));
+      return t;
+    };
+    const auto equal = [](const Tensor& a, const Tensor& b) {
+      return std::equal(a.f32(), a.f32() + a.size, b.f32());
+    };
+    const LinearShape down{N, Cout, Cin}, up{N, Cin, Cout};
+    const Tensor x = filled(N * Cin, 0.7f), wide = filled(N * Cout, 0.3f);
+    const Tensor w = filled(Cin * Cout, 0.9f), mean = filled(N, 0.1f), rstd = filled(N, 0.2f);
+    const Tensor dx = filled(N * Cin, 1.0f), dpre = filled(N * Cout, 1.0f);
+    Tensor sums[2][6];
+    for (Tensor(&set)[6] : sums) {
+      const int sizes[6] = {Cin, Cin, Cin, Cout, Cin * Cout, Cout};
+      const bool zero = &set == &sums[1];
+      for (int i = 0; i < 6; ++i) {
+        set[i] = filled(sizes[i], zero ? 0.0f : 5.0f);
+      }
+      ops->layer_norm_backward({}, x, x, w, mean, rstd, {}, dx, set[0], set[1], N, Cin, set[2],
+                               zero);
+      ops->linear_gelu_backward_input({}, down, x, w, wide, dpre, set[3], zero);
+      ops->linear_backward_weight({}, up, wide, x, set[4], set[5], zero);
+    }
+    for (int i = 0; i < 6; ++i) EXPECT_TRUE(equal(sums[0][i], sums[1][i])) << backend << " " << i;
+    for (int c = 0; c < Cin; ++c) {
+      double sum = 0;
+      for (int n = 0; n < N; ++n) sum += dx.f32()[n * Cin + c];
+      EXPECT_NEAR(sums[0][2].f32()[c], sum, 1e-6 * N) << backend;
+    }
+    for (int c = 0; c < Cout; ++c) {
+      double sum = 0;
+      for (int n = 0; n < N; ++n) sum += dpre.f32()[n * Cout + c];
+      EXPECT_NEAR(sums[0][3].f32()[c], sum, 1e-6 * N) << backend;
+    }
+  }
+}
+
 TEST(OpCaseTest, ASkippedCallIsFoundWrong) {
   const auto ops = make_ops("kokkos");
   for (OpCase op : all_cases({2, 8, 16, 2, 11, 16, 64}, 4)) {

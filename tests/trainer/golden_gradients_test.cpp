@@ -71,6 +71,23 @@ TEST(GoldenData, BatchAndInitialWeightsAreOurs) {
   }
 }
 
+/// Norm and clip factor made beside the parameters give the bits of those made by the ranks' sum.
+TEST(GoldenLosses, ClippingAloneIsClipping) {
+  const Golden& golden = golden_of(true);
+  for (const char* backend : {"reference", "kokkos"}) {
+    const auto ops = make_ops(backend);
+    const ChainConfig config = chain_config(golden, {backend, {0, 16}, Order::full, false, 1});
+    GptChain host(*ops, config), alone(*ops, config);
+    for (int step = 1; step <= 3; ++step) {
+      host.gradients_of(golden.tokens, golden.targets);
+      alone.gradients_of(golden.tokens, golden.targets);
+      const double norm = host.apply(step);
+      EXPECT_EQ(alone.apply_alone(step), static_cast<float>(norm));
+      EXPECT_TRUE(host.weights() == alone.weights());
+    }
+  }
+}
+
 class GoldenGradients : public testing::TestWithParam<Case> {};
 
 TEST_P(GoldenGradients, EqualPyTorchs) {

@@ -94,6 +94,17 @@ class GptChain {
     return norm;
   }
 
+  /// The same of a chain of one stage, clipped on the device.
+  float apply_alone(std::int64_t step) {
+    Optimizer& optimizer = *optimizers_.front();
+    optimizer.clip_alone(stream_);
+    optimizer.apply_clipped(stream_, step);
+    float norm = 0;
+    ops_.device().copy(stream_, &norm, optimizer.norm().data, sizeof norm);
+    ops_.device().synchronize(stream_);
+    return norm;
+  }
+
   std::vector<NamedTensor> read(Tensor Parameters::*what) {
     std::vector<NamedTensor> all;
     for (auto& stage : stages_) {

@@ -59,25 +59,28 @@ void AttentionLayer::forward(Stream stream, Flow flow, AttentionActivations& kep
 
 void AttentionLayer::backward_input(Stream stream, const AttentionActivations& kept, Tensor dy,
                                     AttentionDeferred& deferred, const GptScratch& scratch,
-                                    Tensor dx) {
+                                    Tensor dx, bool accumulate) {
   const std::int64_t N = shape_.rows();
   const int C = shape_.channels;
   ops_.layer_norm_backward(stream, scratch.dnorm, kept.residual, norm2_w_.w, kept.mean2, kept.rstd2,
-                           dy, deferred.dresidual, norm2_w_.dw, norm2_b_.dw, N, C);
+                           dy, deferred.dresidual, norm2_w_.dw, norm2_b_.dw, N, C, attention_b_.dw,
+                           accumulate);
   // dresidual reaches x both directly and through the attention.
   ops_.linear_backward_input(stream, linear(1), deferred.dresidual, attention_w_.w, scratch.dnorm);
   ops_.attention_backward(stream, shape_.attention(), scratch.dnorm, kept.qkv, kept.attention,
                           kept.lse, deferred.dqkv);
   ops_.linear_backward_input(stream, linear(3), deferred.dqkv, qkv_w_.w, scratch.dnorm);
   ops_.layer_norm_backward(stream, scratch.dnorm, kept.x, norm1_w_.w, kept.mean1, kept.rstd1,
-                           deferred.dresidual, dx, norm1_w_.dw, norm1_b_.dw, N, C);
+                           deferred.dresidual, dx, norm1_w_.dw, norm1_b_.dw, N, C, Tensor{},
+                           accumulate);
 }
 
 void AttentionLayer::backward_weight(Stream stream, const AttentionActivations& kept,
-                                     const AttentionDeferred& deferred) {
+                                     const AttentionDeferred& deferred, bool accumulate) {
   ops_.linear_backward_weight(stream, linear(1), deferred.dresidual, kept.attention,
-                              attention_w_.dw, attention_b_.dw);
-  ops_.linear_backward_weight(stream, linear(3), deferred.dqkv, kept.norm1, qkv_w_.dw, qkv_b_.dw);
+                              attention_w_.dw, Tensor{}, accumulate);
+  ops_.linear_backward_weight(stream, linear(3), deferred.dqkv, kept.norm1, qkv_w_.dw, qkv_b_.dw,
+                              accumulate);
 }
 
 }  // namespace pipemark

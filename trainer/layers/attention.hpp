@@ -2,8 +2,9 @@
 //
 //   r = x + projection(attention(qkv(norm(x))))    h = norm2(r)
 //
-// where h is the input of what follows (an MLP or experts). I makes the input gradients and the
-// LayerNorms' dw, db; W the two linear layers' dw, db.
+// where h is the input of what follows (an MLP or experts). I makes the input gradients, the
+// LayerNorms' dw, db and the projection's db, a sum of what it makes; W the two linear layers' dw
+// and qkv's db. Both write the gradients where `accumulate` is false.
 #pragma once
 
 #include "trainer/layers/layer.hpp"
@@ -36,9 +37,10 @@ class AttentionLayer {
   /// dx [N, C] from dh in scratch.dnorm and dy, which reaches r directly; fills `deferred`. dx must
   /// not be dy.
   void backward_input(Stream stream, const AttentionActivations& kept, Tensor dy,
-                      AttentionDeferred& deferred, const GptScratch& scratch, Tensor dx);
+                      AttentionDeferred& deferred, const GptScratch& scratch, Tensor dx,
+                      bool accumulate = true);
   void backward_weight(Stream stream, const AttentionActivations& kept,
-                       const AttentionDeferred& deferred);
+                       const AttentionDeferred& deferred, bool accumulate = true);
 
  private:
   LinearShape linear(int out) const {

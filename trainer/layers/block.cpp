@@ -28,19 +28,22 @@ Flow BlockLayer::forward(Stream stream, Flow flow, BlockActivations& kept,
 }
 
 void BlockLayer::backward_input(Stream stream, const BlockActivations& kept, Tensor dy,
-                                BlockDeferred& deferred, const GptScratch& scratch, Tensor dx) {
+                                BlockDeferred& deferred, const GptScratch& scratch, Tensor dx,
+                                bool accumulate) {
   // dy reaches r both directly and through the MLP.
-  ops_.linear_gelu_backward_input(stream, linear(4, 1), dy, mlp_w_.w, kept.pre, deferred.dpre);
+  ops_.linear_gelu_backward_input(stream, linear(4, 1), dy, mlp_w_.w, kept.pre, deferred.dpre,
+                                  expand_b_.dw, accumulate);
   ops_.linear_backward_input(stream, linear(1, 4), deferred.dpre, expand_w_.w, scratch.dnorm);
-  attention_.backward_input(stream, kept, dy, deferred, scratch, dx);
+  attention_.backward_input(stream, kept, dy, deferred, scratch, dx, accumulate);
 }
 
 void BlockLayer::backward_weight(Stream stream, const BlockActivations& kept, Tensor dy,
-                                 const BlockDeferred& deferred) {
-  ops_.linear_backward_weight(stream, linear(4, 1), dy, kept.gelu, mlp_w_.dw, mlp_b_.dw);
+                                 const BlockDeferred& deferred, bool accumulate) {
+  ops_.linear_backward_weight(stream, linear(4, 1), dy, kept.gelu, mlp_w_.dw, mlp_b_.dw,
+                              accumulate);
   ops_.linear_backward_weight(stream, linear(1, 4), deferred.dpre, kept.norm2, expand_w_.dw,
-                              expand_b_.dw);
-  attention_.backward_weight(stream, kept, deferred);
+                              Tensor{}, accumulate);
+  attention_.backward_weight(stream, kept, deferred, accumulate);
 }
 
 }  // namespace pipemark

@@ -2,9 +2,11 @@
 //
 //   y = r + projection(gelu(expand(h)))
 //
-// whose last sum is left to the next layer's LayerNorm (Flow). I makes all input gradients and the
-// LayerNorms' dw, db; W the four linear layers' dw, db, from the activations, the block's output
-// gradient and BlockDeferred.
+// whose last sum is left to the next layer's LayerNorm (Flow). I makes all input gradients, the
+// LayerNorms' dw, db and the biases' gradients that are sums of what it makes (expand's and the
+// attention projection's); W the four linear layers' dw and the other two's db, from the
+// activations, the block's output gradient and BlockDeferred. Both add to the gradients, or write
+// them where `accumulate` is false.
 #pragma once
 
 #include "trainer/layers/attention.hpp"
@@ -30,9 +32,10 @@ class BlockLayer {
   Flow forward(Stream stream, Flow flow, BlockActivations& kept, const GptScratch& scratch);
   /// dx [N, C] from dy [N, C]; fills `deferred`. dx must not be dy.
   void backward_input(Stream stream, const BlockActivations& kept, Tensor dy,
-                      BlockDeferred& deferred, const GptScratch& scratch, Tensor dx);
+                      BlockDeferred& deferred, const GptScratch& scratch, Tensor dx,
+                      bool accumulate);
   void backward_weight(Stream stream, const BlockActivations& kept, Tensor dy,
-                       const BlockDeferred& deferred);
+                       const BlockDeferred& deferred, bool accumulate);
 
  private:
   LinearShape linear(int in, int out) const {

@@ -29,9 +29,10 @@ class HeadLayer {
   /// As BlockLayer::forward.
   void forward(Stream stream, Flow flow, HeadActivations& kept, const GptScratch& scratch,
                const Loss& loss);
+  /// Gradients are added to, or written where `accumulate` is false.
   void backward_input(Stream stream, const HeadActivations& kept, const GptScratch& scratch,
-                      Tensor dx);
-  void backward_weight(Stream stream, const HeadActivations& kept);
+                      Tensor dx, bool accumulate);
+  void backward_weight(Stream stream, const HeadActivations& kept, bool accumulate);
 
  private:
   LinearShape linear() const { return {shape_.rows(), shape_.channels, shape_.vocabulary_padded}; }

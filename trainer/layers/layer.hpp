@@ -62,9 +62,17 @@ struct GptScratch {
   BlockDeferred block;  ///< of the full backward
   Tensor row_losses;    ///< [N] fp32
   Tensor workspace;     ///< Ops::set_workspace's
+  /// Whether the logits' memory serves as scratch while the head does not run, where one
+  /// micro-batch lives at a time: `block` is then empty, `workspace` the head's, and the stage cuts
+  /// both from the logits for its other layers; addend and dnorm are one, as no forward runs beside
+  /// a backward.
+  bool in_logits = false;
 
   /// Hands the workspace to `ops` unless the arena is planning.
-  static GptScratch take(Ops& ops, const ModelConfig& model, int sequences, Arena& arena);
+  static GptScratch take(Ops& ops, const ModelConfig& model, int sequences, Arena& arena,
+                         bool in_logits = false);
+  /// Whether `block` and the workspace of all calls find room in the logits.
+  static bool fits_in_logits(const Ops& ops, const ModelConfig& model, int sequences);
 };
 
 }  // namespace pipemark
