@@ -13,6 +13,8 @@
 #include "suite/config_keys.hpp"
 #include "suite/environment.hpp"
 #include "suite/toml.hpp"
+#include "trainer/device_links.hpp"
+#include "trainer/device_slices.hpp"
 #include "trainer/nearest_name.hpp"
 #include "trainer/run_plan.hpp"
 
@@ -203,6 +205,28 @@ std::string find_beside(const std::string& path, const std::string& file) {
   return fs::exists(beside) ? beside.string() : path;
 }
 
+namespace {
+void check_device(const DeviceConfig& device, const ParallelConfig& parallel) {
+  const auto slices = parse_slices(device.devices);
+  if (!slices.empty() && static_cast<int>(slices.size()) != parallel.ranks()) {
+    throw UserError(fmt::format("device.devices = \"{}\" makes {} slices, but the run has {} ranks",
+                                device.devices, slices.size(), parallel.ranks()),
+                    fmt::format("write \"mps:{}\", or change [parallel]", parallel.ranks()));
+  }
+  const auto backends = backends_of(device, parallel.pipeline);
+  for (const std::string& backend : backends) {
+    if (slices.empty() || backend == "cuda") continue;
+    throw UserError(fmt::format("device.devices = \"{}\" slices a GPU, but device.backend = \"{}\"",
+                                device.devices, device.backend),
+                    "set device.backend = \"cuda\", or leave out device.devices");
+  }
+  if (device.nccl_channels < 1) {
+    throw UserError(fmt::format("device.nccl_channels = {}", device.nccl_channels),
+                    "device.nccl_channels must be at least 1");
+  }
+}
+}  // namespace
+
 void check_run(const RunConfig& config, int ranks) {
   check_model(config.model);
   check_train(config.train, config.parallel);
@@ -215,6 +239,7 @@ void check_run(const RunConfig& config, int ranks) {
                     parallel.pipeline, parallel.data, parallel.expert, parallel.ranks(), ranks),
         fmt::format("launch it with mpirun -n {}, or change [parallel]", parallel.ranks()));
   }
+  check_device(config.device, parallel);
   ScheduleRequest request;
   request.ranks = parallel.pipeline;
   request.micro_batches = config.train.micro_batches;

@@ -65,6 +65,9 @@ inline std::vector<ConfigKey> config_keys(RunConfig& c) {
       {"balancer.expert_interval", &c.balancer.expert_interval},
       {"device.backend", &c.device.backend},
       {"device.pace", &c.device.pace},
+      {"device.devices", &c.device.devices},
+      {"device.transport", &c.device.transport},
+      {"device.nccl_channels", &c.device.nccl_channels},
       {"output.file", &c.output.file},
   };
 }

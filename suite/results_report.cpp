@@ -27,6 +27,7 @@ void add_samples(RunRecord& record, const TrainReport& report) {
     add("optimizer_s", s.optimizer_s);
     add("bubble_ratio", s.bubble_ratio);
     add("span_bubble_rate", s.span_bubble_rate);
+    add("host_overhead_s", s.host_overhead_s);
     add("overruns", s.overruns);
     if (s.expert_imbalance > 0) {
       add("exchange_exposed_s", s.exchange_exposed_s);

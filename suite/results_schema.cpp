@@ -164,6 +164,7 @@ const std::vector<std::pair<const char*, const char*>>& sample_metrics() {
       {"bubble_ratio", "1"},
       {"span_bubble_rate", "1"},
       {"overruns", "1"},
+      {"host_overhead_s", "s"},
       // Of runs with experts.
       {"exchange_exposed_s", "s"},
       {"exchange_flight_s", "s"},

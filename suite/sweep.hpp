@@ -46,9 +46,11 @@ struct SweepPlan {
 };
 
 /// UserError naming file, line, key, value. `output` empty: that of the file, else beside the
-/// base's output as sweep.h5.
-SweepPlan plan_sweep(const std::string& path, const std::string& output);
-/// What a cell is compared with: one rank, not paced, all micro-batches of the cell's data ranks.
+/// base's output as sweep.h5. `devices`, where it is not empty, is device.devices of the base.
+SweepPlan plan_sweep(const std::string& path, const std::string& output,
+                     const std::string& devices = "");
+/// What a cell is compared with: one rank and whole device, not paced, all micro-batches of the
+/// cell's data ranks.
 RunConfig reference_of(const RunConfig& config);
 /// The order of block `block`: a permutation of 0..cells-1, the same for the same seed.
 std::vector<int> block_order(int cells, int block, std::int64_t seed);

@@ -7,6 +7,7 @@
 
 #include "suite/sweep.hpp"
 #include "suite/toml.hpp"
+#include "trainer/device_links.hpp"
 #include "trainer/nearest_name.hpp"
 
 namespace pipemark {
@@ -162,6 +163,9 @@ RunConfig reference_of(const RunConfig& config) {
   reference.schedule = ScheduleConfig{};
   reference.balancer = BalancerConfig{};
   reference.device.pace.clear();
+  reference.device.devices.clear();
+  reference.device.transport = "auto";
+  reference.device.backend = backends_of(config.device, config.parallel.pipeline).front();
   reference.output.file.clear();
   return reference;
 }
@@ -177,7 +181,8 @@ std::vector<int> block_order(int cells, int block, std::int64_t seed) {
   return order;
 }
 
-SweepPlan plan_sweep(const std::string& path, const std::string& output) {
+SweepPlan plan_sweep(const std::string& path, const std::string& output,
+                     const std::string& devices) {
   const toml::table sweep = parse_toml_file(path);
   for (const auto& [key, node] : sweep) {
     if (key.str() != "base" && key.str() != "factors" && key.str() != "rules" &&
@@ -186,7 +191,8 @@ SweepPlan plan_sweep(const std::string& path, const std::string& output) {
               {"base", "factors", "rules", "output"});
     }
   }
-  const std::vector<Setting> base = base_settings(sweep, path);
+  std::vector<Setting> base = base_settings(sweep, path);
+  if (!devices.empty()) base.push_back({"device.devices", quote_toml(devices), "--devices"});
   const std::vector<Factor> factors = read_factors(sweep, path);
   SweepPlan plan;
   std::ifstream in(path);

@@ -8,17 +8,19 @@
 #include "suite/commands.hpp"
 #include "suite/config.hpp"
 #include "suite/environment.hpp"
+#include "suite/mps_daemon.hpp"
 #include "suite/partial_record.hpp"
 #include "suite/results.hpp"
 #include "suite/summary.hpp"
 #include "trainer/cluster.hpp"
+#include "trainer/device_slices.hpp"
 #include "trainer/trainer.hpp"
 
 namespace pipemark {
 
 namespace {
 struct TrainOptions {
-  std::string config, schedule, balancer, output;
+  std::string config, schedule, balancer, devices, output;
   std::vector<std::string> overrides;
   std::optional<int> steps, micro_batches;
   std::optional<std::int64_t> seed;
@@ -37,6 +39,7 @@ RunConfig load_config(const TrainOptions& options) {
   };
   add_text("--schedule", "schedule.name", options.schedule);
   add_text("--balancer", "balancer.name", options.balancer);
+  add_text("--devices", "device.devices", options.devices);
   add_text("--output", "output.file", options.output);
   if (options.steps) add("--steps", "train.steps", fmt::format("{}", *options.steps));
   if (options.micro_batches) {
@@ -155,6 +158,24 @@ int run_trainer(Cluster& cluster, Trainer& trainer, Observer* observer, PartialR
   }
 }
 
+/// Collective, before the first CUDA call: this rank's slice of the GPU where the run asks for slices.
+/// Rank 0 holds the daemon unless the sweep does.
+int take_slice(Cluster& cluster, const RunConfig& config, std::unique_ptr<MpsDaemon>& daemon) {
+  const std::vector<double> slices = parse_slices(config.device.devices);
+  if (slices.empty()) return kGood;
+  std::string folder = inherited_mps_folder();
+  const Mistake refused = caught([&] {
+    if (cluster.rank() == 0 && folder.empty()) {
+      daemon = std::make_unique<MpsDaemon>();
+      folder = daemon->folder();
+    }
+  });
+  if (const int code = agree(cluster, refused)) return code;
+  enter_slice(slices[static_cast<std::size_t>(cluster.rank())],
+              cluster.world().broadcast(folder, 0));
+  return kGood;
+}
+
 int run_train(const TrainOptions& options) {
   PartialRecord partial;  // blocks the signals before MPI makes threads
   Cluster cluster;
@@ -168,6 +189,8 @@ int run_train(const TrainOptions& options) {
   });
   if (const int code = agree(cluster, mistake)) return code;
   cluster.set_timeout(config.train.wait_timeout_s);
+  std::unique_ptr<MpsDaemon> daemon;
+  if (const int code = take_slice(cluster, config, daemon)) return code;
   std::unique_ptr<Trainer> trainer;
   const Mistake refused = caught(
       [&] { trainer = std::make_unique<Trainer>(cluster, config, pace ? &*pace : nullptr); });
@@ -190,6 +213,8 @@ void add_train_command(CLI::App& app, Invocation& invocation) {
   command->add_option("config", options->config, "CONFIG.toml")->required();
   command->add_option("--schedule", options->schedule, "schedule.name");
   command->add_option("--balancer", options->balancer, "balancer.name");
+  command->add_option("--devices", options->devices,
+                      "device.devices: slices of one GPU, as mps:8 or mps:40,30,20,10");
   command->add_option("--steps", options->steps, "train.steps");
   command->add_option("--micro-batches", options->micro_batches, "train.micro_batches");
   command->add_option("--seed", options->seed, "train.seed");

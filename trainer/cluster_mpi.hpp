@@ -2,6 +2,9 @@
 // communicator, and the polling wait that all MPI waits of Pipemark go through.
 #pragma once
 
+// The C bindings alone: the C++ ones left the standard, and Open MPI 5 does not have them.
+#define OMPI_SKIP_MPICXX 1
+#define MPICH_SKIP_MPICXX 1
 #include <mpi.h>
 
 #include <span>

@@ -98,8 +98,14 @@ struct BalancerConfig {
 };
 
 struct DeviceConfig {
+  /// Of all ranks, or a list by pipeline rank: "cuda,cuda,kokkos".
   std::string backend = "kokkos";
   std::string pace;  ///< path of a profile; empty: measured
+  /// Slices of one GPU by CUDA MPS: "mps:8" (equal) or percentages by local rank, "mps:40,30,20,10".
+  std::string devices;
+  /// "auto" (by what the ranks' devices can), "mpi", "ipc" or "nccl".
+  std::string transport = "auto";
+  int nccl_channels = 2;  ///< most multiprocessors a NCCL message may take on either side
 };
 
 struct OutputConfig {

@@ -10,6 +10,12 @@
 
 namespace pipemark {
 
+namespace {
+/// The host enqueues this many actions ahead of the device: it never keeps the device waiting, and a
+/// device that waits in vain is noticed here and not in a call that blocks on a full queue.
+constexpr std::size_t kRunAhead = 3;
+}  // namespace
+
 Executor::Executor(ExecutorPlan plan, std::vector<Stage*> stages, std::vector<Tensor> buffers,
                    Device& device, Transport* transport, Pacer* pacer)
     : plan_(std::move(plan)),
@@ -38,9 +44,30 @@ Executor::Executor(ExecutorPlan plan, std::vector<Stage*> stages, std::vector<Te
             boundary_size_);
     }
   }
+  if (!device_.is_host()) drained_ = device_.make_event();
+  step_transfers_ = announce(plan_);
 }
 
-Executor::~Executor() = default;
+Executor::~Executor() {
+  if (!device_.is_host()) device_.destroy(drained_);
+}
+
+/// A lane a stage and direction of a peer: its messages come in the order of the micro-batches on
+/// both sides, whatever the schedule.
+std::vector<PlannedTransfer> Executor::transfers_of(
+    const std::vector<PlanMessage>& messages) const {
+  std::vector<PlannedTransfer> transfers;
+  for (const PlanMessage& planned : messages) {
+    transfers.push_back({message(planned.buffer), planned.peer, planned.tag,
+                         2 * planned.stage + (planned.gradient ? 1 : 0)});
+  }
+  return transfers;
+}
+
+int Executor::announce(const ExecutorPlan& plan) {
+  if (transport_ == nullptr) return 0;
+  return transport_->prepare(transfers_of(plan.receives), transfers_of(plan.sends));
+}
 
 Tensor Executor::boundary(int buffer) const {
   if (buffer < 0) return {};
@@ -65,11 +92,11 @@ WaitContext Executor::context_of(const PlanMessage& message) const {
 
 void Executor::finish_send(const ExecutorPlan& plan, std::size_t send) {
   const WaitContext context = context_of(plan.sends[send]);
-  if (transport_->sent(send_ids_[send])) {
-    transport_->wait_sent(send_ids_[send], context);
+  if (transport_->stream_ordered() || transport_->sent(send_ids_[send])) {
+    transport_->wait_sent(send_ids_[send], compute_, context);
   } else {
     const double begin_s = now_s();
-    transport_->wait_sent(send_ids_[send], context);
+    transport_->wait_sent(send_ids_[send], compute_, context);
     monitor_.add_wait(now_s() - begin_s);
   }
   send_ids_[send] = -1;
@@ -97,9 +124,13 @@ double Executor::wait_inputs(const ExecutorPlan& plan, const PlanAction& action,
     if (call.receive < 0) continue;
     const auto receive = static_cast<std::size_t>(call.receive);
     const PlanMessage& planned = plan.receives[receive];
-    const double begin_s = now_s();
+    const double begin_s = transport_->stream_ordered() ? 0 : now_s();
     transport_->wait_received(receive_ids_[receive], compute_, context_of(planned));
     receive_ids_[receive] = -1;
+    if (transport_->stream_ordered()) {
+      wait_s = Monitor::kIdleIsWait;
+      continue;
+    }
     const double seen_s = now_s();
     wait_s += seen_s - begin_s;
     double there_s = seen_s;
@@ -110,7 +141,7 @@ double Executor::wait_inputs(const ExecutorPlan& plan, const PlanAction& action,
     }
     arrival_s = std::max(arrival_s, there_s);
   }
-  monitor_.add_wait(wait_s);
+  if (wait_s < Monitor::kIdleIsWait) monitor_.add_wait(wait_s);
   return arrival_s;
 }
 
@@ -202,9 +233,25 @@ void Executor::run_paced(const ExecutorPlan& plan, const PlanAction& action, std
   }
 }
 
+void Executor::hold_back(std::size_t index) {
+  const bool ahead = transport_ != nullptr && transport_->stream_ordered() && index >= kRunAhead;
+  if (ahead) await(monitor_.end_of(index - kRunAhead));
+}
+
+void Executor::await(Event event) {
+  const double begin_s = now_s();
+  if (transport_ != nullptr && transport_->stream_ordered()) {
+    transport_->await(event);
+  } else {
+    device_.host_wait(event);
+  }
+  monitor_.add_wait(now_s() - begin_s);
+}
+
 void Executor::run_row(const ExecutorPlan& plan) {
   for (std::size_t index = 0; index < plan.actions.size(); ++index) {
     const PlanAction& action = plan.actions[index];
+    if (recording_ && !pacing_) hold_back(index);
     post_receives(plan, action);
     double wait_s = 0;
     const double arrival_s = wait_inputs(plan, action, wait_s);
@@ -217,9 +264,12 @@ void Executor::run_row(const ExecutorPlan& plan) {
   for (std::size_t send = 0; send < plan.sends.size(); ++send) {
     if (send_ids_[send] >= 0) finish_send(plan, send);
   }
-  if (device_.is_host()) return;
-  if (recording_ && overlapped_) overlapped_();
-  device_.synchronize(compute_);
+  if (!device_.is_host()) {
+    if (recording_ && overlapped_) overlapped_();
+    device_.record(drained_, compute_);
+    await(drained_);
+  }
+  if (transport_ != nullptr) transport_->use(Transport::kNoPlan);
 }
 
 void Executor::run_step(std::int64_t step, ActionTimes& out) {
@@ -229,6 +279,7 @@ void Executor::run_step(std::int64_t step, ActionTimes& out) {
   live_ = peak_live_ = 0;
   const std::int64_t overruns = pacing_ ? pacer_->counts().overruns : 0;
   monitor_.begin_step(step, pacing_ ? pacer_->step_start_s() : now_s());
+  if (transport_ != nullptr) transport_->use(step_transfers_);
   run_row(plan_);
   check(live_ == 0, "Executor: {} activations are left at the end of step {}", live_, step);
   const std::int64_t more = pacing_ ? pacer_->counts().overruns - overruns : 0;
@@ -244,6 +295,8 @@ void Executor::run_forward(std::int64_t step, const ExecutorPlan& plan) {
   pacing_ = recording_ = false;
   receive_ids_.resize(std::max(receive_ids_.size(), plan.receives.size()), -1);
   send_ids_.resize(std::max(send_ids_.size(), plan.sends.size()), -1);
+  if (forward_transfers_ < 0) forward_transfers_ = announce(plan);
+  if (transport_ != nullptr) transport_->use(forward_transfers_);
   run_row(plan);
 }
 

@@ -1,9 +1,9 @@
 // Executor: interprets one rank's row of a schedule: posts receives ahead, waits for an action's
 // inputs, calls its stage, sends what it made. What is drawn and simulated is what runs here.
 //
-// All decisions are in the ExecutorPlan; an action costs a few clock readings and its messages. The
-// host waits for a message's arrival and at the step's end only; on a GPU an action's times are
-// events that are read when the step is over.
+// All decisions are in the ExecutorPlan; an action costs a few clock readings and its messages. With
+// a stream-ordered transport the host is a few actions ahead of the device; else it waits for each
+// message's arrival. On a GPU an action's times are events that are read when the step is over.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +26,7 @@ class Executor {
  public:
   /// `stages[k]` is the k-th of placement.held_by(rank); `buffers` from take_boundary_buffers().
   /// `transport` may be null when the plan has no messages, `pacer` when the run is measured. All
-  /// must outlive the executor.
+  /// must outlive the executor. Collective over the pipeline where there is a transport.
   Executor(ExecutorPlan plan, std::vector<Stage*> stages, std::vector<Tensor> buffers,
            Device& device, Transport* transport, Pacer* pacer = nullptr);
   Executor(const Executor&) = delete;
@@ -39,7 +39,8 @@ class Executor {
   /// One step's actions; returns when all of them are done and all messages are gone. A paced step
   /// starts at the pacer's begin_step(). Throws TransportError when a peer does not come.
   void run_step(std::int64_t step, ActionTimes& out);
-  /// The forward plan's actions (validation), never paced. `plan` must not need more buffers.
+  /// The forward plan's actions (validation), never paced. `plan` must not need more buffers, and
+  /// be the same one in each call. Collective over the pipeline in the first.
   void run_forward(std::int64_t step, const ExecutorPlan& plan);
 
   const ExecutorPlan& plan() const { return plan_; }
@@ -60,6 +61,10 @@ class Executor {
   };
 
   void run_row(const ExecutorPlan& plan);
+  void hold_back(std::size_t index);
+  void await(Event event);
+  int announce(const ExecutorPlan& plan);
+  std::vector<PlannedTransfer> transfers_of(const std::vector<PlanMessage>& messages) const;
   void finish_send(const ExecutorPlan& plan, std::size_t send);
   void post_receives(const ExecutorPlan& plan, const PlanAction& action);
   double wait_inputs(const ExecutorPlan& plan, const PlanAction& action, double& wait_s);
@@ -95,7 +100,9 @@ class Executor {
   Stream compute_;
   Monitor monitor_;
   std::function<void()> overlapped_;
+  Event drained_{};
   std::vector<MessageId> receive_ids_, send_ids_;  ///< -1: not outstanding
+  int step_transfers_ = 0, forward_transfers_ = -1;  ///< Transport::use()
   std::int64_t step_ = 0;
   ExpertExchange* exchange_ = nullptr;
   bool overlap_ = true;

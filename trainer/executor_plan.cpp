@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "schedules/text.hpp"
+#include "trainer/action_order.hpp"
 
 namespace pipemark {
 namespace {
@@ -40,8 +41,9 @@ struct Live {
 
 class Planner {
  public:
-  Planner(const Placement& placement, int rank, int micro_batches, bool keep)
-      : placement_(placement), keep_(keep) {
+  Planner(const Placement& placement, const ActionOrder& order, int rank, int micro_batches,
+          bool keep)
+      : placement_(placement), order_(order), keep_(keep) {
     plan_.rank = rank;
     plan_.ranks = placement.ranks;
     plan_.stages = placement.stages;
@@ -212,7 +214,8 @@ class Planner {
     describe(message, call.kind, to, call.micro_batch);
     call.send = static_cast<int>(plan_.sends.size());
     plan_.sends.push_back(message);
-    sending_.push_back({call.output, call.send, k});
+    sending_.push_back({call.output, call.send, k,
+                        order_.read(message.gradient, held.replica, to, call.micro_batch)});
   }
 
   struct Free {
@@ -225,11 +228,13 @@ class Planner {
     if (taken.send >= 0) plan_.reclaims.push_back(taken.send);
     return taken.buffer;
   }
+  /// Sent buffers that action `k` may take over: not too soon, and the receiver starts to read before.
   void return_sent(std::size_t k) {
-    while (!sending_.empty() && sending_.front().action + kSendAhead <= k) {
-      free_.push_back({sending_.front().buffer, sending_.front().send});
-      sending_.pop_front();
-    }
+    std::erase_if(sending_, [&](const Sending& sent) {
+      if (sent.action + kSendAhead > k || sent.read >= order_.start(plan_.rank, k)) return false;
+      free_.push_back({sent.buffer, sent.send});
+      return true;
+    });
   }
 
   void finish() {
@@ -272,9 +277,11 @@ class Planner {
   struct Sending {
     int buffer, send;
     std::size_t action;
+    double read;  ///< when its reader starts, in the order of all ranks
   };
 
   const Placement& placement_;
+  const ActionOrder& order_;
   bool keep_;  ///< activations are kept for a backward
   ExecutorPlan plan_;
   std::vector<SlotPool> slots_, weight_slots_;
@@ -282,7 +289,7 @@ class Planner {
   std::unordered_map<std::int64_t, Live> live_;
   std::unordered_map<LocalKey, int, LocalHash> local_;  ///< buffers handed to a stage of this rank
   std::deque<Free> free_;
-  std::deque<Sending> sending_;
+  std::vector<Sending> sending_;
 };
 
 }  // namespace
@@ -291,28 +298,35 @@ ExecutorPlan plan_step(const Schedule& schedule, int rank) {
   check(rank >= 0 && rank < schedule.rank_count() &&
             schedule.ranks.size() == static_cast<std::size_t>(schedule.rank_count()),
         "plan_step: rank {} of a schedule of {} ranks", rank, schedule.rank_count());
-  Planner planner(schedule.placement, rank, schedule.micro_batches, /*keep=*/true);
+  const ActionOrder order(schedule);
+  Planner planner(schedule.placement, order, rank, schedule.micro_batches, /*keep=*/true);
   ExecutorPlan plan = planner.lay_out(schedule.ranks[static_cast<std::size_t>(rank)]);
   plan.schedule = schedule.name;
   return plan;
 }
 
 ExecutorPlan plan_forward(const Placement& placement, int micro_batches, int rank) {
-  std::vector<Action> row;
+  std::vector<std::vector<Action>> rows(static_cast<std::size_t>(placement.ranks));
+  std::vector<std::vector<double>> starts(rows.size());
   for (int stage = 0; stage < placement.stages; ++stage) {
-    if (placement.rank_of(0, stage) != rank) continue;
+    auto& row = rows[static_cast<std::size_t>(placement.rank_of(0, stage))];
     for (int m = 0; m < micro_batches; ++m) {
       row.push_back({Kind::F, 0, static_cast<std::int16_t>(stage), m});
     }
   }
   // (s, m) needs (s - 1, m), one earlier: the order can't deadlock. Later stages first drain the
   // pipeline.
-  std::sort(row.begin(), row.end(), [](const Action& a, const Action& b) {
-    const int time_a = a.stage + a.micro_batch, time_b = b.stage + b.micro_batch;
-    return time_a != time_b ? time_a < time_b : a.stage > b.stage;
-  });
-  Planner planner(placement, rank, micro_batches, /*keep=*/false);
-  ExecutorPlan plan = planner.lay_out(row);
+  const auto time_of = [&](const Action& a) {
+    return (a.stage + a.micro_batch) * placement.stages + placement.stages - 1 - a.stage;
+  };
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    std::sort(rows[r].begin(), rows[r].end(),
+              [&](const Action& a, const Action& b) { return time_of(a) < time_of(b); });
+    for (const Action& action : rows[r]) starts[r].push_back(time_of(action));
+  }
+  const ActionOrder order(rows, std::move(starts));
+  Planner planner(placement, order, rank, micro_batches, /*keep=*/false);
+  ExecutorPlan plan = planner.lay_out(rows[static_cast<std::size_t>(rank)]);
   plan.schedule = "forward";
   return plan;
 }

@@ -4,7 +4,7 @@
 //
 // Lifetimes: an input buffer lives from its receive being posted (kLookAhead actions before its F)
 // to the end of B or W; a gradient buffer likewise from before its B or I; a buffer that is sent,
-// kSendAhead actions longer. Between two stages of one rank the output buffer *is* the next input.
+// kSendAhead actions longer, and until its receiver reads it (ActionOrder). Between two stages of one rank the output buffer *is* the next input.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,7 @@ namespace pipemark {
 
 /// Receives are posted this many actions ahead, so that a message finds its buffer.
 inline constexpr int kLookAhead = 4;
-/// A sent buffer is not given out again for this many actions, so that a send never blocks while
-/// its receiver is less than kSendAhead + kLookAhead actions behind.
+/// A sent buffer is not given out again for this many actions, so that a slow link holds no one up.
 inline constexpr int kSendAhead = 4;
 /// Tags are (2 (micro_batch S + stage) + direction) modulo this.
 inline constexpr int kTagWindow = 1 << 20;

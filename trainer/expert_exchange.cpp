@@ -16,7 +16,7 @@ ExpertExchange::ExpertExchange(Group& group, Device& device, const TransportMpi:
       backward_(*this) {}
 
 void ExpertExchange::Channel::begin(int layer, int micro_batch) {
-  for (const MessageId id : sends_) owner_.transport_.wait_sent(id, context_);
+  for (const MessageId id : sends_) owner_.transport_.wait_sent(id, {}, context_);
   sends_.clear();
   context_ = {-1, "expert rows", layer, micro_batch};
   begin_s_ = now_s();

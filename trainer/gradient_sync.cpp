@@ -48,8 +48,12 @@ std::vector<std::vector<int>> disjoint_rounds(const std::vector<HolderSet>& sets
 }
 
 GradientSync::GradientSync(Cluster& cluster, const Grid& grid, const Placement& placement,
-                           bool tied)
-    : held_(placement.held_by(grid.pipeline_rank)), last_stage_(placement.stages - 1) {
+                           bool tied, DeviceLinks* links)
+    : held_(placement.held_by(grid.pipeline_rank)),
+      last_stage_(placement.stages - 1),
+      links_(links),
+      timeout_s_(cluster.timeout_s()),
+      wait_policy_(cluster.wait_policy()) {
   const auto sets = holder_sets(placement);
   for (const auto& round : disjoint_rounds(sets)) add_round(cluster, grid, sets, round);
   if (tied && placement.stages > 1) add_tied(cluster, grid, placement);
@@ -68,13 +72,12 @@ void GradientSync::add_round(Cluster& cluster, const Grid& grid, const std::vect
   Group experts = cluster.split(mine * grid.expert.size() + grid.expert_rank, cluster.rank(),
                                 "experts' replicas' group");
   if (mine == none || group.size() == 1) return;
-  Sum sum{std::move(group), std::move(experts), {}};
+  Sum& sum = sums_.emplace_back(Sum{make_part(std::move(group)), make_part(std::move(experts)), {}});
   for (const int stage : sets[static_cast<std::size_t>(mine)].stages) {
     for (std::size_t k = 0; k < held_.size(); ++k) {
       if (held_[k].second == stage) sum.held.push_back(static_cast<int>(k));
     }
   }
-  sums_.push_back(std::move(sum));
 }
 
 void GradientSync::add_tied(Cluster& cluster, const Grid& grid, const Placement& placement) {
@@ -91,46 +94,57 @@ void GradientSync::add_tied(Cluster& cluster, const Grid& grid, const Placement&
   const bool in = grid.pipeline_rank == first || grid.pipeline_rank == last;
   const int pipeline = grid.data_rank * grid.expert.size() + grid.expert_rank;
   Group group = cluster.split(in ? pipeline : cluster.size(), cluster.rank(), "tied ends");
-  if (in) tied_group_ = std::make_unique<Group>(std::move(group));
+  if (in) tied_ = std::make_unique<Part>(make_part(std::move(group)));
 }
 
-void GradientSync::sum(Device& device, Stream stream, Group& group, Tensor values,
-                       const char* what) {
+GradientSync::Part GradientSync::make_part(Group group) {
+  Part part;
+  part.group = std::make_unique<Group>(std::move(group));
+  if (links_ != nullptr && part.group->size() > 1) part.device = links_->make_sum(*part.group);
+  return part;
+}
+
+void GradientSync::run_sum(Device& device, Stream stream, Part& part, int held, Tensor values,
+                           const char* what) {
+  if (part.group->size() == 1) return;
+  if (part.device != nullptr) {
+    const auto [number, first] = part.numbers.try_emplace(held, -1);
+    if (first) number->second = part.device->prepare(values);
+    return part.device->run(stream, number->second, 0, values.size);
+  }
   const auto count = static_cast<std::size_t>(values.size);
   if (device.is_host()) {
-    group.allreduce_sum(std::span<float>(values.f32(), count), what);
+    part.group->allreduce_sum(std::span<float>(values.f32(), count), what);
     return;
   }
-  if (staging_.size() < count) staging_.resize(count);
-  device.copy(stream, staging_.data(), values.data, values.bytes());
-  device.synchronize(stream);
-  group.allreduce_sum(std::span<float>(staging_.data(), count), what);
-  device.copy(stream, values.data, staging_.data(), values.bytes());
-  device.synchronize(stream);
+  if (!staging_) {
+    staging_memory_ = Arena(device, MemoryKind::host, kStagedElements * sizeof(float));
+    staging_ = staging_memory_.take(kStagedElements, DType::f32, "gradients/staging");
+  }
+  for (std::int64_t first = 0; first < values.size; first += kStagedElements) {
+    const Tensor piece = values.slice(first, std::min(kStagedElements, values.size - first));
+    device.copy(stream, staging_.data, piece.data, piece.bytes());
+    device.synchronize(stream);
+    part.group->allreduce_sum(
+        std::span<float>(staging_.f32(), static_cast<std::size_t>(piece.size)), what);
+    device.copy(stream, piece.data, staging_.data, piece.bytes());
+    device.synchronize(stream);
+  }
 }
 
-void GradientSync::sum_tied(Device& device, Stream stream, const std::vector<HeldGradients>& held) {
-  Tensor embedding, head;
-  for (std::size_t k = 0; k < held_.size(); ++k) {
-    if (held_[k].second == 0) embedding = held[k].tied;
-    if (held_[k].second == last_stage_) head = held[k].tied;
-  }
-  if (tied_group_ != nullptr) {
-    sum(device, stream, *tied_group_, embedding ? embedding : head, "gradients of the tied table");
-    return;
-  }
-  if (!embedding || !head) return;
-  // Both ends here: embedding + head, the order in which the pair's ranks are summed.
+/// Both ends here: embedding + head, the order in which the pair's ranks are summed.
+void GradientSync::sum_at_home(Device& device, Stream stream, Tensor embedding, Tensor head) {
+  if (links_ != nullptr && links_->sum_at_home(stream, embedding, head)) return;
   const auto count = static_cast<std::size_t>(embedding.size);
+  std::vector<float> here[2];
   float *a = embedding.f32(), *b = head.f32();
   if (!device.is_host()) {
-    staging_.resize(std::max(staging_.size(), count));
-    other_.resize(std::max(other_.size(), count));
-    device.copy(stream, staging_.data(), embedding.data, embedding.bytes());
-    device.copy(stream, other_.data(), head.data, head.bytes());
+    for (auto& copy : here) copy.resize(count);
+    device.copy(stream, here[0].data(), embedding.data, embedding.bytes());
+    device.copy(stream, here[1].data(), head.data, head.bytes());
     device.synchronize(stream);
-    a = staging_.data();
-    b = other_.data();
+    a = here[0].data();
+    b = here[1].data();
   }
   for (std::size_t i = 0; i < count; ++i) b[i] = a[i] = a[i] + b[i];
   if (!device.is_host()) {
@@ -140,18 +154,50 @@ void GradientSync::sum_tied(Device& device, Stream stream, const std::vector<Hel
   }
 }
 
+void GradientSync::sum_tied(Device& device, Stream stream, const std::vector<HeldGradients>& held) {
+  Tensor embedding, head;
+  for (std::size_t k = 0; k < held_.size(); ++k) {
+    if (held_[k].second == 0) embedding = held[k].tied;
+    if (held_[k].second == last_stage_) head = held[k].tied;
+  }
+  if (tied_ != nullptr) {
+    run_sum(device, stream, *tied_, 0, embedding ? embedding : head, "gradients of the tied table");
+  } else if (embedding && head) {
+    sum_at_home(device, stream, embedding, head);
+  }
+}
+
 void GradientSync::run(Device& device, Stream stream, const std::vector<HeldGradients>& held) {
   check(held.size() == held_.size(), "GradientSync::run: {} stages, {} held", held.size(),
         held_.size());
-  if (!device.is_host()) device.synchronize(stream);
-  for (auto& sum_of : sums_) {
-    for (const int k : sum_of.held) {
+  for (Sum& sum : sums_) {
+    for (const int k : sum.held) {
       const HeldGradients& of = held[static_cast<std::size_t>(k)];
-      sum(device, stream, sum_of.group, of.all, "gradients");
-      if (of.experts) sum(device, stream, sum_of.experts, of.experts, "experts' gradients");
+      run_sum(device, stream, sum.all, k, of.all, "gradients");
+      if (of.experts) run_sum(device, stream, sum.experts, k, of.experts, "experts' gradients");
     }
   }
   if (last_stage_ > 0) sum_tied(device, stream, held);
+  if (!device.is_host()) wait(device, stream);
+}
+
+/// For the sums' end, with the time-out: a peer may never come.
+void GradientSync::wait(Device& device, Stream stream) {
+  const Event done = device.make_event();
+  device.record(done, stream);
+  Backoff backoff(wait_policy_);
+  const double begin_s = now_s();
+  while (!device.done(done)) {
+    backoff.pause();
+    if (!backoff.look_at_clock() || now_s() - begin_s < timeout_s_) continue;
+    std::string groups;
+    for (const Sum& sum : sums_) groups += fmt::format(" {} of {}", sum.all.group->name(),
+                                                          sum.all.group->size());
+    if (tied_ != nullptr) groups += " " + tied_->group->name();
+    throw TransportError(fmt::format("waited {:.1f} s for the sums of gradients ({})",
+                                     now_s() - begin_s, groups.empty() ? "none" : groups.substr(1)));
+  }
+  device.destroy(done);
 }
 
 }  // namespace pipemark

@@ -6,15 +6,19 @@
 //                too); experts' gradients over those that hold the same experts
 //   2. tied      the embedding's part + the head's part of a tied table, on all holders of either
 //
-// Every sum runs in rank order, so it depends on the grid only and all holders get the same bits.
+// Every sum runs in rank order, so it depends on the grid only and all holders get the same bits. It
+// runs on the device where a DeviceSum is made for its group, else through host memory by MPI.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <vector>
 
+#include "kernels/arena.hpp"
 #include "kernels/ops.hpp"
 #include "schedules/schedule.hpp"
 #include "trainer/cluster.hpp"
+#include "trainer/device_links.hpp"
 
 namespace pipemark {
 
@@ -40,29 +44,46 @@ class GradientSync {
     Tensor experts = {};  ///< then `all` is without them
   };
 
-  /// Collective over the world.
-  GradientSync(Cluster& cluster, const Grid& grid, const Placement& placement, bool tied);
-  /// Collective. `held[k]` is the k-th of placement.held_by(pipeline rank). On a device that is not
-  /// the host the gradients pass through host memory that is made in the first call.
+  /// Collective over the world. `links` null: sums go by MPI.
+  GradientSync(Cluster& cluster, const Grid& grid, const Placement& placement, bool tied,
+               DeviceLinks* links = nullptr);
+  /// Collective. `held[k]` is the k-th of placement.held_by(pipeline rank), the same tensors in each
+  /// call. By MPI the gradients of a device that is not the host pass through host memory that is
+  /// made in the first call.
   void run(Device& device, Stream stream, const std::vector<HeldGradients>& held);
 
  private:
+  /// A group and its sums on the device, where it has them.
+  struct Part {
+    std::unique_ptr<Group> group;
+    std::unique_ptr<DeviceSum> device;
+    std::map<int, int> numbers;  ///< of the device's sums, by the held stage
+  };
   struct Sum {
-    Group group;
-    Group experts;          ///< the part of `group` with this rank's experts
+    Part all;
+    Part experts;           ///< the part of the group with this rank's experts
     std::vector<int> held;  ///< this rank's stages in it, in the order of the stages
   };
   void add_round(Cluster& cluster, const Grid& grid, const std::vector<HolderSet>& sets,
                  const std::vector<int>& round);
   void add_tied(Cluster& cluster, const Grid& grid, const Placement& placement);
-  void sum(Device& device, Stream stream, Group& group, Tensor values, const char* what);
+  Part make_part(Group group);
+  void run_sum(Device& device, Stream stream, Part& part, int held, Tensor values,
+               const char* what);
+  void sum_at_home(Device& device, Stream stream, Tensor embedding, Tensor head);
+  void wait(Device& device, Stream stream);
   void sum_tied(Device& device, Stream stream, const std::vector<HeldGradients>& held);
 
   std::vector<Sum> sums_;
   std::vector<std::pair<int, int>> held_;  ///< (replica, stage)
   int last_stage_ = 0;
-  std::unique_ptr<Group> tied_group_;  ///< null where this rank needs no message for it
-  std::vector<float> staging_, other_;
+  std::unique_ptr<Part> tied_;  ///< null where this rank needs no message for it
+  DeviceLinks* links_;
+  double timeout_s_;
+  WaitPolicy wait_policy_;
+  static constexpr std::int64_t kStagedElements = 4 * 1024 * 1024;
+  Arena staging_memory_;
+  Tensor staging_;
 };
 
 }  // namespace pipemark

@@ -10,6 +10,8 @@ namespace pipemark {
 namespace {
 
 constexpr int kWarmUps = 2, kRounds = 5;  // medians of five; the first touch memory and code
+/// A GPU's rounds go on for this long, so that the fast ranks of a shared one load the slow ones.
+constexpr double kLoadS = 0.05;
 
 struct Bench {
   GptScratch scratch;
@@ -60,7 +62,9 @@ std::array<double, 3> median_times(Ops& ops, const ModelConfig& model, const Mic
   std::array<Event, 4> events;
   for (auto& event : events) event = device.make_event();
   std::array<std::vector<double>, 3> times;
-  for (int round = 0; round < kWarmUps + kRounds; ++round) {
+  const double load_s = device.is_host() ? 0 : kLoadS;
+  const double begin_s = now_s();
+  for (int round = 0; round < kWarmUps + kRounds || now_s() - begin_s < load_s; ++round) {
     device.record(events[0], stream);
     bench.stage->forward(stream, 0, 0, in, out);
     device.record(events[1], stream);
@@ -76,8 +80,9 @@ std::array<double, 3> median_times(Ops& ops, const ModelConfig& model, const Mic
   for (const auto& event : events) device.destroy(event);
   std::array<double, 3> medians{};
   for (std::size_t i = 0; i < 3; ++i) {
-    std::nth_element(times[i].begin(), times[i].begin() + kRounds / 2, times[i].end());
-    medians[i] = times[i][kRounds / 2];
+    const auto middle = times[i].begin() + static_cast<std::ptrdiff_t>(times[i].size() / 2);
+    std::nth_element(times[i].begin(), middle, times[i].end());
+    medians[i] = *middle;
   }
   return medians;
 }
@@ -85,14 +90,25 @@ std::array<double, 3> median_times(Ops& ops, const ModelConfig& model, const Mic
 }  // namespace
 
 std::vector<LayerCost> measure_layer_times(Ops& ops, const ModelConfig& model,
-                                           const MicroBatchShape& shape, Group& world) {
+                                           const MicroBatchShape& shape, Group& world,
+                                           const Grid& grid, std::vector<double>& speeds) {
   std::vector<LayerCost> layers = layer_parameter_costs(model);
   const std::array<int, 3> kinds{0, 1, model.layers + 1};
   std::vector<double> times;
   for (const int layer : kinds) {
+    world.barrier();
     for (const double t : median_times(ops, model, shape, layer)) times.push_back(t);
   }
+  const double block_s = times[3] + times[4] + times[5];
   world.allreduce_sum(std::span<double>(times), "layer times");
+  const int ranks = grid.pipeline.size();
+  std::vector<double> relative(static_cast<std::size_t>(ranks), 0.0);
+  relative[static_cast<std::size_t>(grid.pipeline_rank)] =
+      block_s * ranks / (times[3] + times[4] + times[5]);
+  world.allreduce_sum(std::span<double>(relative), "speeds of ranks");
+  if (world.allreduce_sum(ops.device().is_host() ? 0.0 : 1.0, "GPUs") > 0) {
+    for (const double time : relative) speeds.push_back(1 / time);
+  }
   for (std::size_t layer = 0; layer < layers.size(); ++layer) {
     const std::size_t kind = layer == 0 ? 0 : layer + 1 == layers.size() ? 2 : 1;
     layers[layer].forward_s = times[3 * kind] / world.size();

@@ -6,8 +6,12 @@
 
 namespace pipemark {
 
-/// Collective over a pipeline's group: half the median round trip of a message of `buffer`'s size
-/// between its ranks 0 and 1, the same on every rank; 0 for one rank. `buffer` is overwritten.
-double measure_message_time(Group& pipeline, Transport& transport, Device& device, Tensor buffer);
+/// Collective over a pipeline's group: the time from the end of the work that makes a message of
+/// `out`'s size to the start of the work that reads it, half a round trip between ranks 0 and 1, the
+/// same on every rank; 0 for one rank. A stream-ordered transport is timed by the device over rounds
+/// that the host has enqueued before, others by the host, the median of nine. `out` and `in`, of one
+/// size and both this rank's, are overwritten.
+double measure_message_time(Group& pipeline, Transport& transport, Device& device, Tensor out,
+                            Tensor in);
 
 }  // namespace pipemark

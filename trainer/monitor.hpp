@@ -43,10 +43,17 @@ class Monitor {
   Monitor& operator=(const Monitor&) = delete;
   ~Monitor();
 
+  /// As the wait of an action whose stream waits for its inputs: all the device's idle time before
+  /// it is wait.
+  static constexpr double kIdleIsWait = 1e30;
+
   void begin_step(std::int64_t step, double zero_s);
-  /// The inputs of action `index` are there at `now_s`, after `wait_s` of waiting on the host.
+  /// The inputs of action `index` are there at `now_s`, after `wait_s` of waiting on the host, or
+  /// the waits for them are enqueued (kIdleIsWait).
   void begin_action(std::size_t index, double now_s, double wait_s);
   void end_action(std::size_t index, double now_s);
+  /// Of a device that is not the host.
+  Event end_of(std::size_t index) const { return events_[2 * index + 1]; }
   /// A paced action's times, in now_s().
   void set_action(std::size_t index, double start_s, double end_s, double wait_s);
   void add_wait(double wait_s) { times_.wait_s += wait_s; }

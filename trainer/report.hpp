@@ -25,6 +25,7 @@ struct StepReport {
   double bubble_ratio = 0;
   double span_bubble_rate = 0;
   int overruns = 0;  ///< paced actions that took longer than their time
+  double host_overhead_s = 0;  ///< an action, neither in a stage's call nor in a wait; slowest rank
   bool warmup = false;
   /// All-to-alls of the experts' rows, mean over ranks: how long nothing else could run (inside
   /// actions, so not in bubble_ratio), and how long they were under way (summed over exchanges).

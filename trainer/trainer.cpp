@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "trainer/device_slices.hpp"
 #include "trainer/layer_times.hpp"
 #include "trainer/message_time.hpp"
 #include "trainer/trainer_impl.hpp"
@@ -33,6 +34,16 @@ auto together(Cluster& cluster, Make make) -> decltype(make()) {
   return made;
 }
 
+std::unique_ptr<Ops> make_rank_ops(Cluster& cluster, const RunConfig& config) {
+  const RankDevice chosen = choose_device(cluster, config);
+  return together(cluster, [&] { return make_ops(chosen.backend, chosen.gpu); });
+}
+
+/// Speeds that a profile gives, else those measured with the layers' times.
+RankView ranks_of(const PaceProfile* pace, const std::vector<double>& measured) {
+  return {pace != nullptr ? pace->speed : measured};
+}
+
 RunConfig checked(const RunConfig& config, int ranks) {
   check_config(config, ranks);
   return config;
@@ -43,8 +54,7 @@ RunConfig checked(const RunConfig& config, int ranks) {
 Trainer::Impl::Impl(Cluster& cluster, const RunConfig& config, const PaceProfile* pace)
     : cluster_(cluster),
       config_(checked(config, cluster.size())),
-      ops_(
-          together(cluster, [&] { return make_ops(config.device.backend, cluster.local_rank()); })),
+      ops_(make_rank_ops(cluster, config)),
       grid_(cluster.make_grid(config.parallel.pipeline, config.parallel.data,
                               config.parallel.expert)),
       data_(std::move(*together(cluster,
@@ -54,20 +64,22 @@ Trainer::Impl::Impl(Cluster& cluster, const RunConfig& config, const PaceProfile
                                 }))),
       layer_costs_(
           balancer_needs_times(config.balancer.name) || (is_synthesised(config) && pace == nullptr)
-              ? measure_layer_times(*ops_, config.model, micro_batch_shape(config), cluster.world())
+              ? measure_layer_times(*ops_, config.model, micro_batch_shape(config), cluster.world(),
+                                    grid_, rank_speeds_)
               : layer_parameter_costs(config.model)),
-      plan_(
-          make_run_plan(config, layer_costs_, {pace ? pace->speed : std::vector<double>()}, pace)),
+      plan_(make_run_plan(config, layer_costs_, ranks_of(pace, rank_speeds_), pace)),
       step_plan_(plan_step(plan_.schedule, grid_.pipeline_rank)),
       forward_plan_(
           plan_forward(plan_.schedule.placement, plan_.shape.micro_batches, grid_.pipeline_rank)),
-      sync_(cluster, grid_, plan_.schedule.placement, config.model.tied),
+      links_(std::make_unique<DeviceLinks>(cluster, config.device, *ops_, pace != nullptr)),
+      sync_(cluster, grid_, plan_.schedule.placement, config.model.tied, links_.get()),
       stream_(ops_->device().stream(StreamRole::compute)) {
   cluster_.set_timeout(config_.train.wait_timeout_s);
   model_tensors_ = static_cast<int>(model_parameters(config_.model).size());
   clock_offset_s_ = cluster_.clock_offset().offset_s;
 
   make_exchange(pace);
+  device_label_ = label_device();
   Arena planning;
   {
     Pieces planned;
@@ -166,12 +178,12 @@ void Trainer::Impl::make_pipeline(const PaceProfile* pace) {
   const Placement& placement = plan_.schedule.placement;
   if (placement.ranks > 1) {
     const WaitPolicy policy = pace != nullptr ? WaitPolicy::shared_core : cluster_.wait_policy();
-    transport_ =
-        std::make_unique<TransportMpi>(grid_.pipeline, ops_->device(),
-                                       TransportMpi::Options{config_.train.wait_timeout_s, policy});
+    transport_ = links_->make_transport(
+        grid_.pipeline, TransportMpi::Options{config_.train.wait_timeout_s, policy});
     const std::int64_t boundary = LayerShape(config_.model, plan_.shape.sequences).elements();
     message_s_ = measure_message_time(grid_.pipeline, *transport_, ops_->device(),
-                                      pieces_.buffers.front().slice(0, boundary));
+                                      pieces_.buffers.front().slice(0, boundary),
+                                      pieces_.buffers.back().slice(0, boundary));
   }
   if (pace != nullptr) {
     paced_ = true;
@@ -183,6 +195,15 @@ void Trainer::Impl::make_pipeline(const PaceProfile* pace) {
   executor_ = std::make_unique<Executor>(step_plan_, std::move(stages), pieces_.buffers,
                                          ops_->device(), transport_.get(), pacer_.get());
   executor_->set_exchange(exchange_.get(), config_.schedule.overlap);
+}
+
+std::string Trainer::Impl::label_device() {
+  const std::string name = ops_->device().description();
+  const std::vector<double> slices = parse_slices(config_.device.devices);
+  if (slices.empty()) return name;
+  const double flops = measure_speed_under_load(*ops_, cluster_.world());
+  return fmt::format("{}, MPS slice of {:g} %, {:.1f} TFLOP/s under load", name,
+                     slices[static_cast<std::size_t>(cluster_.rank())], 1e-12 * flops);
 }
 
 bool Trainer::Impl::owns(std::size_t held) const {

@@ -8,13 +8,13 @@
 #include "kernels/ops.hpp"
 #include "trainer/cluster.hpp"
 #include "trainer/data.hpp"
+#include "trainer/device_links.hpp"
 #include "trainer/executor.hpp"
 #include "trainer/expert_exchange.hpp"
 #include "trainer/gradient_sync.hpp"
 #include "trainer/optimizer.hpp"
 #include "trainer/run_plan.hpp"
 #include "trainer/trainer.hpp"
-#include "trainer/transport_mpi.hpp"
 
 namespace pipemark {
 
@@ -57,6 +57,7 @@ class Trainer::Impl {
   bool scratch_in_logits() const;
   void make_pipeline(const PaceProfile* pace);
   void make_host_rooms();
+  std::string label_device();  ///< collective
   bool owns(std::size_t held) const;  ///< this rank speaks for the stage: replica 0, data rank 0
 
   // trainer_experts.cpp
@@ -98,16 +99,19 @@ class Trainer::Impl {
   std::unique_ptr<Ops> ops_;
   Grid grid_;
   Dataset data_;
+  std::vector<double> rank_speeds_;  ///< by pipeline rank, where layers were measured
   std::vector<LayerCost> layer_costs_;
   RunPlan plan_;
   ExecutorPlan step_plan_, forward_plan_;
   Arena arena_;
   Pieces pieces_;
+  std::string device_label_;  ///< of this rank, for the record
+  std::unique_ptr<DeviceLinks> links_;
   GradientSync sync_;
   CostModel pace_cost_;
   bool paced_ = false;
   std::unique_ptr<Pacer> pacer_;
-  std::unique_ptr<TransportMpi> transport_;
+  std::unique_ptr<Transport> transport_;
   ExpertGroup expert_group_;
   std::unique_ptr<ExpertExchange> exchange_;
   std::vector<std::vector<std::vector<double>>> interval_loads_;  ///< [held][block][expert]

@@ -137,7 +137,7 @@ void Trainer::Impl::add_timeline(TrainReport& report) {
 
 void Trainer::Impl::add_rank_reports(TrainReport& report) {
   const auto hosts = cluster_.world().gather(cluster_.host());
-  const auto devices = cluster_.world().gather(ops_->device().description());
+  const auto devices = cluster_.world().gather(device_label_);
   std::int64_t parameters = 0;
   for (const auto& stage : pieces_.stages) parameters += stage->parameters().count();
   const std::vector<double> mine{

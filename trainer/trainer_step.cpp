@@ -19,6 +19,7 @@ enum Figure {
   kOptimizerS,
   kOverruns,
   kActions,
+  kOverhead,
   kExposed,
   kFlight,
   kFigures
@@ -149,6 +150,7 @@ void Trainer::Impl::measure_step(StepReport& report, double step_s, double optim
     mine[kExposed] = times.exposed_s;
     mine[kFlight] = times.flight_s;
   }
+  mine[kOverhead] = times_.overhead_per_action_s();
   cluster_.world().allreduce_sum(std::span<double>(all), "step figures");
 
   // World rank = (data rank * P + pipeline rank) * E + expert rank; the ratio's idle and room are
@@ -169,6 +171,7 @@ void Trainer::Impl::measure_step(StepReport& report, double step_s, double optim
       }
       report.step_s = std::max(report.step_s, of[kStepS]);
       report.optimizer_s = std::max(report.optimizer_s, of[kOptimizerS]);
+      report.host_overhead_s = std::max(report.host_overhead_s, of[kOverhead]);
       report.overruns += static_cast<int>(of[kOverruns]);
       report.exchange_exposed_s += of[kExposed] / static_cast<double>(ranks);
       report.exchange_flight_s += of[kFlight] / static_cast<double>(ranks);

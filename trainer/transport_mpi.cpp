@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/arena.hpp"
+#include "trainer/bf16.hpp"
 #include "trainer/cluster_mpi.hpp"
 
 namespace pipemark {
@@ -81,8 +82,27 @@ struct TransportMpi::Impl {
     free_ids.pop_back();
     Message& message = messages[static_cast<std::size_t>(id)];
     message = {Phase::mpi, receive, tensor, peer, tag, -1, MPI_REQUEST_NULL};
-    if (!host) message.staging = take_staging(tensor.bytes());
+    if (!host || converts(message)) message.staging = take_staging(wire_bytes(message));
     return id;
+  }
+
+  /// This host's fp32 against a GPU's bf16.
+  bool converts(const Message& message) const {
+    return host && !options.dtypes.empty() && message.tensor.dtype == DType::f32 &&
+           options.dtypes[static_cast<std::size_t>(message.peer)] == DType::bf16;
+  }
+  std::size_t wire_bytes(const Message& message) const {
+    return converts(message) ? message.tensor.bytes() / 2 : message.tensor.bytes();
+  }
+  void convert(Message& message) {
+    auto* wire = static_cast<std::uint16_t*>(wire_memory(message));
+    float* values = message.tensor.f32();
+    const std::int64_t size = message.tensor.size;
+    if (message.receive) {
+      for (std::int64_t i = 0; i < size; ++i) values[i] = from_bf16(wire[i]);
+    } else {
+      for (std::int64_t i = 0; i < size; ++i) wire[i] = to_bf16(values[i]);
+    }
   }
 
   Message& at(MessageId id) {
@@ -126,13 +146,15 @@ struct TransportMpi::Impl {
     return staging[static_cast<std::size_t>(message.staging)];
   }
   void* wire_memory(const Message& message) {
-    return host ? message.tensor.data : staging_of(message).bytes.data;
+    return message.staging < 0 ? message.tensor.data : staging_of(message).bytes.data;
   }
 
   void start_mpi(Message& message) {
     const int count = static_cast<int>(message.tensor.size);
-    const MPI_Datatype unit = unit_of(message.tensor.dtype);
+    const MPI_Datatype unit =
+        unit_of(converts(message) ? DType::bf16 : message.tensor.dtype);
     message.phase = Phase::mpi;
+    if (converts(message) && !message.receive) convert(message);
     if (message.receive) {
       PIPEMARK_MPI_CHECK(MPI_Irecv(wire_memory(message), count, unit, message.peer, message.tag,
                                    comm, &message.request));
@@ -150,8 +172,10 @@ struct TransportMpi::Impl {
     if (message.phase == Phase::mpi) {
       int complete = 0;
       PIPEMARK_MPI_CHECK(MPI_Test(&message.request, &complete, MPI_STATUS_IGNORE));
-      if (complete != 0)
+      if (complete != 0) {
+        if (converts(message) && message.receive) convert(message);
         message.phase = message.receive && !host ? start_copy_in(message) : Phase::done;
+      }
     }
     if (message.phase == Phase::copy_in && device.done(staging_of(message).event)) {
       message.phase = Phase::done;
@@ -267,7 +291,7 @@ bool TransportMpi::sent(MessageId id) {
   return impl_->advance(impl_->at(id));
 }
 
-void TransportMpi::wait_sent(MessageId id, const WaitContext& context) {
+void TransportMpi::wait_sent(MessageId id, Stream, const WaitContext& context) {
   Message& message = impl_->at(id);
   impl_->wait(id, context, [&] { return impl_->advance(message); });
   impl_->finish(id);

@@ -4,12 +4,14 @@
 //   post_send     event on compute stream -> copy on the send stream -> event -> MPI_Isend
 //   post_receive  MPI_Irecv into staging -> copy on the receive stream -> event -> the reader waits
 //
-// where the host only starts the next part once it sees the last one done (progress()). Staging
+// where the host only starts the next part once it sees the last one done (progress()). Between a
+// host's fp32 and a GPU's bf16 the wire has bf16, and the host converts. Staging
 // buffers and message records are made in the first step and kept.
 #pragma once
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "trainer/clock.hpp"
 #include "trainer/transport.hpp"
@@ -23,6 +25,7 @@ class TransportMpi final : public Transport {
   struct Options {
     double timeout_s = 60;
     WaitPolicy wait = WaitPolicy::own_core;
+    std::vector<DType> dtypes = {};  ///< of the tensors of each rank; empty: all alike
   };
   /// Collective over the pipeline's group. `device` must outlive the transport.
   TransportMpi(Group& pipeline, Device& device, const Options& options);
@@ -34,7 +37,7 @@ class TransportMpi final : public Transport {
   void wait_received(MessageId id, Stream stream, const WaitContext& context) override;
   MessageId post_send(Tensor tensor, int peer, int tag, Stream stream) override;
   bool sent(MessageId id) override;
-  void wait_sent(MessageId id, const WaitContext& context) override;
+  void wait_sent(MessageId id, Stream stream, const WaitContext& context) override;
   void progress() override;
 
   std::size_t staging_bytes() const;  ///< page-locked memory taken

@@ -29,11 +29,13 @@ class FakeDevice final : public Device {
   bool is_host() const override { return !deferred_; }
   void* allocate(std::size_t bytes, MemoryKind) override {
     ++allocations;
-    void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+    void* memory = allocator ? allocator(bytes) : std::aligned_alloc(256, (bytes + 255) / 256 * 256);
     std::memset(memory, 0xff, bytes);
     return memory;
   }
-  void release(void* memory, MemoryKind) noexcept override { std::free(memory); }
+  void release(void* memory, MemoryKind) noexcept override {
+    if (!allocator) std::free(memory);
+  }
   MemoryInfo memory_info() const override { return {0, 0}; }
 
   Stream stream(StreamRole role) override { return {&queues_[static_cast<std::size_t>(role)]}; }
@@ -73,7 +75,13 @@ class FakeDevice final : public Device {
   }
 
   void enqueue(Stream stream, std::function<void()> work) { push(stream, {std::move(work)}); }
+  /// Holds the stream up until `may_pass` (deferred only).
+  void hold(Stream stream, std::function<bool()> may_pass) {
+    push(stream, {[] {}, nullptr, 0, std::move(may_pass)});
+  }
   int allocations = 0;
+  /// Memory that is never released, instead of the heap's.
+  std::function<void*(std::size_t)> allocator;
 
  private:
   struct FakeEvent {
@@ -84,6 +92,7 @@ class FakeDevice final : public Device {
     std::function<void()> work;
     FakeEvent* after = nullptr;
     int generation = 0;
+    std::function<bool()> may_pass{};
   };
   using Queue = std::deque<Operation>;
   static FakeEvent* of(Event event) { return static_cast<FakeEvent*>(event.handle); }
@@ -96,6 +105,7 @@ class FakeDevice final : public Device {
       if (queue.empty()) continue;
       const Operation& front = queue.front();
       if (front.after != nullptr && front.after->reached < front.generation) continue;
+      if (front.may_pass && !front.may_pass()) continue;
       const std::function<void()> work = front.work;
       queue.pop_front();
       work();

@@ -30,7 +30,7 @@ int main(int argc, char** argv) {
           transport.post_receive({in.data(), 64, DType::f32}, (me + n - 1) % n, 0);
       const MessageId send = transport.post_send({out.data(), 64, DType::f32}, (me + 1) % n, 0, {});
       transport.wait_received(receive, {}, {step, "activation", me, 0});
-      transport.wait_sent(send, {step, "activation", me, 0});
+      transport.wait_sent(send, {}, {step, "activation", me, 0});
       sleep_s(0.1);
     }
   } catch (const TransportError& error) {

@@ -62,7 +62,7 @@ TEST_P(TransportMpiTest, RingOfMessagesArrivesInOrderAndStopsGrowing) {
           EXPECT_EQ(data[size - 1], float(100 * from + 10 * step + k));
         });
       }
-      for (MessageId id : sends) transport_.wait_sent(id, {});
+      for (MessageId id : sends) transport_.wait_sent(id, compute, {});
       device_.synchronize(compute);
     }
     while (transport_.outstanding() > 0) transport_.progress();
@@ -85,7 +85,7 @@ TEST_P(TransportMpiTest, ASendDoesNotBlockAndIsNotDoneBeforeItsReceive) {
     sched_yield();
   }
   transport_.wait_received(receive, compute, {});
-  transport_.wait_sent(send, {});
+  transport_.wait_sent(send, compute, {});
   EXPECT_EQ(in.back(), float(previous()));
 }
 
