@@ -90,7 +90,9 @@ int measure(const FingerprintOptions& options) {
   const auto links = measure_links(cluster, *ops, made);
   const MicroBatchShape shape{options.sequences, 1,
                               static_cast<std::int64_t>(options.sequences) * model.context};
-  const auto measured = measure_layer_times(*ops, model, shape, cluster.world());
+  const Grid grid = cluster.make_grid(cluster.size(), 1, 1);
+  std::vector<double> speeds;
+  const auto measured = measure_layer_times(*ops, model, shape, cluster.world(), grid, speeds);
   if (cluster.rank() != 0) return kGood;
   if (cluster.oversubscribed()) {
     fmt::print("{:.1f} ranks a core: these rates are not the device's own\n",
