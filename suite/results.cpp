@@ -60,7 +60,7 @@ void write_tables(Hdf5File& file, Record& record) {
   write_table(file, "/runs", run_columns(), rows);
   write_table(file, "/samples", sample_columns(), samples);
   write_table(file, "/configurations", configuration_columns(), configurations);
-  for (const auto& [metric, unit] : sample_metrics()) {
+  for (const auto& [metric, unit, of_experts] : sample_metrics()) {
     file.write_attribute("/samples", fmt::format("units_of_{}", metric).c_str(), std::string(unit));
   }
   for (const char* group : {"/timeline", "/predicted_timeline", "/idle", "/loss", "/memory",

@@ -132,8 +132,12 @@ const std::vector<Column<LossRow>>& loss_columns();
 const std::vector<Column<MemoryRow>>& memory_columns();
 const std::vector<Column<LayerRow>>& layer_columns();
 const std::vector<Column<ConfigurationRow>>& configuration_columns();
-/// What a sample may be, and its unit.
-const std::vector<std::pair<const char*, const char*>>& sample_metrics();
+/// What a sample may be, its unit, and whether only runs with experts have it.
+struct SampleMetric {
+  const char *name, *unit;
+  bool of_experts;
+};
+const std::vector<SampleMetric>& sample_metrics();
 
 /// Numbers the runs 0, 1, ... in order; writes PATH.part and renames it.
 void write_record(const std::string& path, Record& record);

@@ -153,24 +153,23 @@ const std::vector<Column<ConfigurationRow>>& configuration_columns() {
   return columns;
 }
 
-const std::vector<std::pair<const char*, const char*>>& sample_metrics() {
-  static const std::vector<std::pair<const char*, const char*>> metrics = {
-      {"loss", "nat/token"},
-      {"gradient_norm", "1"},
-      {"learning_rate", "1"},
-      {"step_s", "s"},
-      {"pipeline_s", "s"},
-      {"optimizer_s", "s"},
-      {"bubble_ratio", "1"},
-      {"span_bubble_rate", "1"},
-      {"overruns", "1"},
-      {"host_overhead_s", "s"},
-      // Of runs with experts.
-      {"exchange_exposed_s", "s"},
-      {"exchange_flight_s", "s"},
-      {"expert_imbalance", "1"},
-      {"expert_moved_bytes", "B"},
-      {"expert_move_s", "s"}};
+const std::vector<SampleMetric>& sample_metrics() {
+  static const std::vector<SampleMetric> metrics = {
+      {"loss", "nat/token", false},
+      {"gradient_norm", "1", false},
+      {"learning_rate", "1", false},
+      {"step_s", "s", false},
+      {"pipeline_s", "s", false},
+      {"optimizer_s", "s", false},
+      {"bubble_ratio", "1", false},
+      {"span_bubble_rate", "1", false},
+      {"overruns", "1", false},
+      {"host_overhead_s", "s", false},
+      {"exchange_exposed_s", "s", true},
+      {"exchange_flight_s", "s", true},
+      {"expert_imbalance", "1", true},
+      {"expert_moved_bytes", "B", true},
+      {"expert_move_s", "s", true}};
   return metrics;
 }
 

@@ -75,6 +75,7 @@ class Verifier {
       fault("configuration", fmt::format("cannot be read: {}", error.what()));
       return;
     }
+    has_experts_ = config.model.has_experts();
     const auto same = [&](const char* member, auto stored, auto configured) {
       if (stored != configured) {
         fault(member, fmt::format("is {} but /configurations says {}", stored, configured));
@@ -99,10 +100,11 @@ class Verifier {
 
   void check_samples() {
     const RunRow& r = run_->row;
-    for (const auto& [metric, unit] : sample_metrics()) {
+    for (const auto& [metric, unit, of_experts] : sample_metrics()) {
       const auto count = run_->values_of(metric).size();
       if (is_peer() && count == 0 && std::string(metric) != "step_s") continue;
-      if (count != static_cast<std::size_t>(r.steps_done)) {
+      const bool none = of_experts && !has_experts_;
+      if (count != (none ? 0 : static_cast<std::size_t>(r.steps_done))) {
         fault("steps_done",
               fmt::format("is {} but /samples has {} of {}", r.steps_done, count, metric));
       }
@@ -265,6 +267,7 @@ class Verifier {
   const Record& record_;
   std::vector<std::string>& faults_;
   const RunRecord* run_ = nullptr;
+  bool has_experts_ = false;
 };
 }  // namespace
 
