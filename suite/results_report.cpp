@@ -55,7 +55,8 @@ std::vector<TimelineRow> timeline_rows(const Timeline& timeline) {
 void add_tables(RunRecord& record, const TrainReport& report) {
   record.timeline = timeline_rows(report.timeline);
   record.predicted_timeline = timeline_rows(report.predicted_timeline);
-  for (std::size_t r = 0; r < report.idle.ranks.size(); ++r) {
+  const std::size_t shown = std::min(report.idle.ranks.size(), report.timeline.ranks.size());
+  for (std::size_t r = 0; r < shown; ++r) {
     const IdleCauses& idle = report.idle.ranks[r];
     const int rank = static_cast<int>(r);
     record.idle.push_back({rank, report.timeline.busy_s(rank), idle.fill_drain, idle.imbalance,
