@@ -197,10 +197,9 @@ std::vector<LinkRate> measure_links(Cluster& cluster, Ops& ops, Fingerprint& fin
     double times[2] = {0, 0};
     if (member) {
       TransportMpi transport(pair, ops.device(), {cluster.timeout_s(), cluster.wait_policy()});
-      const Tensors t(ops, {{kSmall, DType::f32},
-                            {kLarge, DType::f32},
-                            {kSmall, DType::f32},
-                            {kLarge, DType::f32}});
+      const Tensors t(
+          ops,
+          {{kSmall, DType::f32}, {kLarge, DType::f32}, {kSmall, DType::f32}, {kLarge, DType::f32}});
       for (std::size_t i = 0; i < 2; ++i) {
         times[i] = measure_message_time(pair, transport, ops.device(), t[i], t[i + 2]);
       }
