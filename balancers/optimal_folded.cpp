@@ -42,9 +42,11 @@ class Folded {
     }
   }
 
-  /// A partition whose ranks all take at most `limit_s`; empty when there is none.
-  Partition within(double limit_s) {
+  /// A partition whose ranks take at most `limit_s` and whose stages `stage_limit_s` each; empty
+  /// when there is none.
+  Partition within(double limit_s, double stage_limit_s = kInfinity) {
     limit_s_ = limit_s;
+    stage_limit_s_ = stage_limit_s;
     const auto cells = static_cast<std::size_t>(layers_ + 1) * (layers_ + 1);
     from_.assign(static_cast<std::size_t>(pairs_), std::vector<int>());
     for (auto& level : from_) level.assign(cells, -1);
@@ -61,11 +63,14 @@ class Folded {
 
   bool fits(int pair, int a, int front_end, int back_start, int b) const {
     for (const Holder& h : holders_[static_cast<std::size_t>(pair)]) {
-      const double seconds =
-          sums_.seconds(h.device, a, front_end) + sums_.seconds(h.device, back_start, b);
+      const double front_s = sums_.seconds(h.device, a, front_end);
+      const double back_s = sums_.seconds(h.device, back_start, b);
       const double bytes =
           sums_.bytes(h.live_front, a, front_end) + sums_.bytes(h.live_back, back_start, b);
-      if (seconds / replicas_ > limit_s_ || bytes > sums_.capacity(h.device)) return false;
+      if ((front_s + back_s) / replicas_ > limit_s_ || std::max(front_s, back_s) > stage_limit_s_ ||
+          bytes > sums_.capacity(h.device)) {
+        return false;
+      }
     }
     return true;
   }
@@ -120,7 +125,7 @@ class Folded {
   }
 
   const Sums& sums_;
-  double limit_s_ = kInfinity;
+  double limit_s_ = kInfinity, stage_limit_s_ = kInfinity;
   int replicas_, pairs_, layers_;
   std::vector<std::vector<Holder>> holders_;  ///< by pair
   std::vector<std::vector<int>> from_;  ///< [pair][(a, b)]: the (a, b) before it; -1: not reached
@@ -136,6 +141,25 @@ bool is_folded(const Placement& placement) {
   }
   return true;
 }
+
+namespace {
+/// Of the plans with the best slowest rank, one whose longest stage is (nearly) the shortest: a
+/// step fills and drains through single stages, which the objective doesn't see.
+void even_out(Folded& search, Cut& best, int replicas) {
+  constexpr int kHalvings = 10;
+  double low = 0, high = replicas * best.bottleneck_s;
+  for (int i = 0; i < kHalvings; ++i) {
+    const double middle = (low + high) / 2;
+    Partition found = search.within(best.bottleneck_s, middle);
+    if (found.first.empty()) {
+      low = middle;
+    } else {
+      high = middle;
+      best.partition = std::move(found);
+    }
+  }
+}
+}  // namespace
 
 Cut folded(const Sums& sums, const Placement& placement, const std::vector<int>& live,
            double lower_bound_s) {
@@ -158,6 +182,7 @@ Cut folded(const Sums& sums, const Placement& placement, const std::vector<int>&
   }
   while (best.bottleneck_s > 0 && improve(std::nextafter(best.bottleneck_s, 0.0))) {
   }
+  even_out(search, best, placement.replicas);
   return best;
 }
 

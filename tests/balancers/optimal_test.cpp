@@ -187,6 +187,17 @@ TEST(Optimal, VEqualsEveryCut) {
   }
 }
 
+// Equal layers on equal ranks: every deal of 4 layers to a pair is as good for the slowest rank,
+// but a step fills through single stages, so they are to be even.
+TEST(Optimal, FoldedStagesAreEvenWhereRanksAllowIt) {
+  std::vector<LayerCost> layers(16);
+  for (auto& layer : layers) layer.forward_s = 1;
+  const auto costs = ChainCosts::of(layers, std::vector<double>(8, 1.0));
+  const ChainPlan plan = optimal_partition(costs, Placement::bidirectional(8));
+  EXPECT_EQ(plan.bottleneck_s, 2);
+  EXPECT_EQ(plan.partition.first, (std::vector<int>{0, 2, 4, 6, 8, 10, 12, 14, 16}));
+}
+
 TEST(Optimal, LoopedChunksKeepTheirBound) {
   std::mt19937 random(5);
   double worst_gap = 0;
