@@ -12,12 +12,12 @@ namespace pipemark {
 
 const std::vector<std::string>& balancer_names() {
   static const std::vector<std::string> names{"static-even", "static-parameters", "static-cost",
-                                              "optimal"};
+                                              "optimal", "elastic"};
   return names;
 }
 
 bool balancer_needs_times(std::string_view balancer) {
-  return balancer == "static-cost" || balancer == "optimal";
+  return balancer == "static-cost" || balancer == "optimal" || balancer == "elastic";
 }
 
 Partition make_partition(std::string_view balancer, const std::vector<LayerCost>& layers,
@@ -43,6 +43,7 @@ Partition make_partition(std::string_view balancer, const std::vector<LayerCost>
   }
   if (balancer == "static-parameters") return partition_by_weight(parameters, placement.stages);
   if (balancer == "static-cost") return partition_by_weight(times, placement.stages);
+  // elastic starts from the optimal cut.
   const std::vector<double> alike(static_cast<std::size_t>(placement.ranks), 1.0);
   const auto costs = ChainCosts::of(layers, view.speeds.empty() ? alike : view.speeds);
   return optimal_partition(costs, placement).partition;

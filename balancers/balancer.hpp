@@ -15,7 +15,7 @@ struct RankView {
   std::vector<double> speeds;  ///< by pipeline rank, 1 where a layer takes the times it is given
 };
 
-/// "static-even", "static-parameters", "static-cost", "optimal".
+/// "static-even", "static-parameters", "static-cost", "optimal", "elastic" (its first cut).
 const std::vector<std::string>& balancer_names();
 
 /// Whether it reads the layers' times: they are then measured before the first step.

@@ -1,4 +1,4 @@
-// Placements: linear, looped, V, bidirectional.
+// Placements: linear, looped, V, bidirectional; and a schedule moved to other ranks.
 #include "schedules/schedule.hpp"
 
 #include "kernels/check.hpp"
@@ -41,6 +41,22 @@ Placement Placement::bidirectional(int ranks, int chunks) {
     placement.rank.push_back(ranks - 1 - placement.rank[static_cast<std::size_t>(s)]);
   }
   return placement;
+}
+
+Schedule spread(const Schedule& schedule, const std::vector<int>& ranks, int total) {
+  check(ranks.size() == static_cast<std::size_t>(schedule.rank_count()),
+        "spread: {} ranks for a schedule of {}", ranks.size(), schedule.rank_count());
+  Schedule moved = schedule;
+  moved.placement.ranks = total;
+  for (int& rank : moved.placement.rank) rank = ranks[static_cast<std::size_t>(rank)];
+  moved.ranks.assign(static_cast<std::size_t>(total), {});
+  for (std::size_t r = 0; r < ranks.size(); ++r) {
+    check(ranks[r] >= 0 && ranks[r] < total &&
+              moved.ranks[static_cast<std::size_t>(ranks[r])].empty(),
+          "spread: rank {} of {}, or given twice", ranks[r], total);
+    moved.ranks[static_cast<std::size_t>(ranks[r])] = schedule.ranks[r];
+  }
+  return moved;
 }
 
 }  // namespace pipemark

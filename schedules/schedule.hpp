@@ -68,4 +68,9 @@ struct Schedule {
   int rank_count() const { return placement.ranks; }
 };
 
+/// The same schedule run by `ranks[0], ranks[1], ...` of `total` ranks: row r moves to ranks[r],
+/// the others' rows are empty. For a pipeline that leaves a device out or takes them in another
+/// order.
+Schedule spread(const Schedule& schedule, const std::vector<int>& ranks, int total);
+
 }  // namespace pipemark

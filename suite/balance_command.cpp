@@ -1,5 +1,6 @@
 // `pipemark balance`: plans without a run. `experts` is DeepSeek's balancer, or a placement that
-// starts from the one in force; `partition` compares cuts of a model's layers.
+// starts from the one in force; `partition` compares cuts of a model's layers;
+// `elastic` and `train` judge and train the elastic balancer's policy.
 #include "suite/balance_command.hpp"
 
 #include <CLI/CLI.hpp>
@@ -15,6 +16,7 @@ void add_balance_command(CLI::App& app, Invocation& invocation) {
   command->require_subcommand(1);
   add_balance_partition(*command, invocation);
   add_balance_experts(*command, invocation);
+  add_balance_elastic(*command, invocation);
 }
 
 }  // namespace pipemark

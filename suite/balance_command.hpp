@@ -9,6 +9,7 @@ namespace pipemark {
 
 struct Invocation;
 
+void add_balance_elastic(CLI::App& balance, Invocation& invocation);
 void add_balance_experts(CLI::App& balance, Invocation& invocation);
 void add_balance_partition(CLI::App& balance, Invocation& invocation);
 

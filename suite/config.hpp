@@ -46,7 +46,8 @@ bool is_path(const std::string& key, const std::string& value);
 std::string find_beside(const std::string& path, const std::string& file);
 
 /// A profile of [times] forward_ms, input_grad_ms, weight_grad_ms (a number: 1/P of the model; a
-/// list: by stage) and [rank] speed = [...].
+/// list: by stage) or [layers] embedding_ms, block_ms, head_ms = [F, I, W], overhead_ms, sequences;
+/// [rank] speed = [...]; and [[change]] step, rank, factor, until.
 PaceProfile read_pace_profile(const std::string& path);
 
 /// Of canonical text without output.file, program and machine.

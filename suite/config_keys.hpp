@@ -63,6 +63,8 @@ inline std::vector<ConfigKey> config_keys(RunConfig& c) {
       {"balancer.partition", &c.balancer.partition},
       {"balancer.experts", &c.balancer.experts},
       {"balancer.expert_interval", &c.balancer.expert_interval},
+      {"balancer.rl_model_update_freq", &c.balancer.rl_model_update_freq},
+      {"balancer.gradient_synchronization", &c.balancer.gradient_synchronization},
       {"device.backend", &c.device.backend},
       {"device.pace", &c.device.pace},
       {"device.devices", &c.device.devices},

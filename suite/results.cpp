@@ -75,6 +75,7 @@ void write_tables(Hdf5File& file, Record& record) {
     write_table(file, place("/loss", run.row.run), loss_columns(), run.losses);
     write_table(file, place("/memory", run.row.run), memory_columns(), run.memory);
     write_table(file, place("/layers", run.row.run), layer_columns(), run.layers);
+    write_table(file, place("/decisions", run.row.run), decision_columns(), run.decisions);
   }
 }
 }  // namespace
@@ -112,6 +113,9 @@ Record read_record(const std::string& path) {
     run.losses = read_table(file, place("/loss", row.run), loss_columns());
     run.memory = read_table(file, place("/memory", row.run), memory_columns());
     run.layers = read_table(file, place("/layers", row.run), layer_columns());
+    if (file.has(place("/decisions", row.run))) {  // records of before lack it
+      run.decisions = read_table(file, place("/decisions", row.run), decision_columns());
+    }
     run.row = std::move(row);
     record.runs.push_back(std::move(run));
   }

@@ -100,6 +100,17 @@ struct LayerRow {
   std::int64_t parameters = 0;
   double forward_s = 0, input_grad_s = 0, weight_grad_s = 0;
 };
+/// What a balancer decided at a step's end.
+struct DecisionRow {
+  std::int64_t step = 0;
+  std::string kind, reason, partition, ranks;  ///< "0 3 5 8"
+  int micro_batches = 0;
+  double present_step_s = 0, expected_step_s = 0, expected_cost_s = 0;
+  bool applied = false;
+  std::string refusal;
+  double migration_s = 0;
+  std::int64_t moved_bytes = 0;
+};
 struct ConfigurationRow {
   int run = 0;
   std::string toml;  ///< canonical
@@ -114,6 +125,7 @@ struct RunRecord {
   std::vector<LossRow> losses;
   std::vector<MemoryRow> memory;
   std::vector<LayerRow> layers;
+  std::vector<DecisionRow> decisions;
 
   /// Of one metric; warm-up steps too unless `timed_only`.
   std::vector<double> values_of(const std::string& metric, bool timed_only = false) const;
@@ -131,6 +143,7 @@ const std::vector<Column<IdleRow>>& idle_columns();
 const std::vector<Column<LossRow>>& loss_columns();
 const std::vector<Column<MemoryRow>>& memory_columns();
 const std::vector<Column<LayerRow>>& layer_columns();
+const std::vector<Column<DecisionRow>>& decision_columns();
 const std::vector<Column<ConfigurationRow>>& configuration_columns();
 /// What a sample may be, its unit, and whether only runs with experts have it.
 struct SampleMetric {

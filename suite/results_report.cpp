@@ -1,4 +1,6 @@
 // A TrainReport as it is recorded, and back to a Timeline.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 
 #include "schedules/text.hpp"
@@ -69,6 +71,12 @@ void add_tables(RunRecord& record, const TrainReport& report) {
     record.row.peak_resident_bytes =
         std::max(record.row.peak_resident_bytes, r.peak_resident_bytes);
     record.row.peak_live = std::max(record.row.peak_live, r.peak_live);
+  }
+  for (const DecisionReport& d : report.decisions) {
+    record.decisions.push_back(
+        {d.step, d.kind, d.reason, fmt::format("{}", fmt::join(d.partition, " ")),
+         fmt::format("{}", fmt::join(d.ranks, " ")), d.micro_batches, d.present_step_s,
+         d.expected_step_s, d.expected_cost_s, d.applied, d.refusal, d.migration_s, d.moved_bytes});
   }
   for (std::size_t l = 0; l < report.layer_costs.size(); ++l) {
     const LayerCost& cost = report.layer_costs[l];

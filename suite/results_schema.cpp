@@ -146,6 +146,24 @@ const std::vector<Column<LayerRow>>& layer_columns() {
   return columns;
 }
 
+const std::vector<Column<DecisionRow>>& decision_columns() {
+  using R = DecisionRow;
+  static const std::vector<Column<R>> columns = {{"step", "1", &R::step},
+                                                 {"kind", "", &R::kind, kName},
+                                                 {"reason", "", &R::reason, kText},
+                                                 {"partition", "", &R::partition, kText},
+                                                 {"ranks", "", &R::ranks, kText},
+                                                 {"micro_batches", "1", &R::micro_batches},
+                                                 {"present_step_s", "s", &R::present_step_s},
+                                                 {"expected_step_s", "s", &R::expected_step_s},
+                                                 {"expected_cost_s", "s", &R::expected_cost_s},
+                                                 {"applied", "", &R::applied},
+                                                 {"refusal", "", &R::refusal, kText},
+                                                 {"migration_s", "s", &R::migration_s},
+                                                 {"moved_bytes", "B", &R::moved_bytes}};
+  return columns;
+}
+
 const std::vector<Column<ConfigurationRow>>& configuration_columns() {
   using R = ConfigurationRow;
   static const std::vector<Column<R>> columns = {{"run", "1", &R::run},

@@ -119,6 +119,25 @@ std::string summary_text(const RunRecord& run, const std::string& file) {
   } else {
     line("timings", fmt::format("INVALID: {}", r.invalid_reason));
   }
+  for (const DecisionRow& d : run.decisions) {
+    line(fmt::format("after step {}", d.step).c_str(),
+         fmt::format("{} ({}): layers {}, ranks {}, {} micro-batches; {:.1f} -> {:.1f} ms "
+                     "[simulated], {}",
+                     d.kind, d.reason, d.partition, d.ranks, d.micro_batches,
+                     1e3 * d.present_step_s, 1e3 * d.expected_step_s,
+                     d.applied ? fmt::format("{:.1f} KiB moved in {:.1f} ms",
+                                             d.moved_bytes / 1024.0, 1e3 * d.migration_s)
+                               : "REFUSED: " + d.refusal));
+  }
+  if (!run.decisions.empty()) {
+    double total = 0;
+    for (const double step : run.values_of("step_s")) total += step;
+    for (const DecisionRow& d : run.decisions) total += d.migration_s;
+    line("whole run",
+         fmt::format("{:.2f} s with {} decisions, {} tokens/s [{}]", total, run.decisions.size(),
+                     number(static_cast<double>(r.tokens_per_step) * r.steps_done / total),
+                     r.evidence));
+  }
   for (const MemoryRow& m : run.memory) {
     line(fmt::format("memory of rank {}", m.rank).c_str(),
          fmt::format("arena {:.1f} MiB, resident {:.1f} MiB, {} live activations (predicted {})",

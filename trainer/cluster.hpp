@@ -59,6 +59,7 @@ class Group {
 
  private:
   friend class Cluster;
+  friend class PendingSum;
   explicit Group(std::unique_ptr<Impl> impl);
   template <class T>
   void ordered_sum(std::span<T> values, const char* what);

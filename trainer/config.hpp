@@ -95,6 +95,11 @@ struct BalancerConfig {
   /// loads every expert_interval steps.
   std::string experts = "none";
   int expert_interval = 10;
+  // Of "elastic":
+  int rl_model_update_freq = 20;  ///< steps between updates of its policy on line; 0: none
+  /// When the gradients of replicas are summed: "step" (at its end), "bucket" (as soon as a stage's
+  /// are whole, beside what is left of the step) or "off" (never: shows what goes wrong).
+  std::string gradient_synchronization = "step";
 };
 
 struct DeviceConfig {

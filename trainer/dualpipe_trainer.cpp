@@ -73,7 +73,7 @@ TrainReport DualPipeTrainer::fit() {
   RunConfig run = run_;
   run.balancer.partition =
       scheduler_.place(layer_parameter_costs(run.model), run.parallel.pipeline).first;
-  run.balancer.name = scheduler_.uniform() ? "static-even" : "eplb";
+  run.balancer.name = "elastic";
   return Trainer(cluster, run).fit();
 }
 

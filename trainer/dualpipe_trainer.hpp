@@ -26,9 +26,9 @@ struct DualPipe {
   };
 };
 
-/// Places layers on the nodes of a cluster. Every node's speed is known beforehand; today the
-/// layers are placed once, before the first step, in proportion to it (a bidirectional pipeline
-/// puts stages s and S-1-s on the same two ranks, so their mean speed counts).
+/// Elastic pipeline load balancing (balancers/elastic): layers are placed before the first step in
+/// proportion to what is known of the nodes (a bidirectional pipeline puts stages s and S-1-s on the
+/// same two ranks, so their mean speed counts), and moved in the running job where that changes.
 class EPLBScheduler {
  public:
   struct Node {

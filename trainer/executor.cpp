@@ -260,6 +260,10 @@ void Executor::run_row(const ExecutorPlan& plan) {
     } else {
       run_measured(plan, action, index, wait_s);
     }
+    for (std::int32_t c = 0; recording_ && stage_done_ && c < action.calls; ++c) {
+      const auto held = plan.calls[static_cast<std::size_t>(action.first_call + c)].held;
+      if (last_call_[static_cast<std::size_t>(held)] == action.first_call + c) stage_done_(held);
+    }
   }
   for (std::size_t send = 0; send < plan.sends.size(); ++send) {
     if (send_ids_[send] >= 0) finish_send(plan, send);
@@ -270,6 +274,16 @@ void Executor::run_row(const ExecutorPlan& plan) {
     await(drained_);
   }
   if (transport_ != nullptr) transport_->use(Transport::kNoPlan);
+}
+
+void Executor::on_stage_done(std::function<void(int)> hook) {
+  stage_done_ = std::move(hook);
+  last_call_.assign(plan_.held.size(), -1);
+  for (std::size_t c = 0; c < plan_.calls.size(); ++c) {
+    const PlanCall& call = plan_.calls[c];
+    if (call.kind != Kind::B && call.kind != Kind::W) continue;
+    last_call_[static_cast<std::size_t>(call.held)] = static_cast<std::int32_t>(c);
+  }
 }
 
 void Executor::run_step(std::int64_t step, ActionTimes& out) {

@@ -43,6 +43,10 @@ class Executor {
   /// be the same one in each call. Collective over the pipeline in the first.
   void run_forward(std::int64_t step, const ExecutorPlan& plan);
 
+  /// Called in run_step() once the last action that adds to the k-th held stage's gradients has
+  /// been enqueued.
+  void on_stage_done(std::function<void(int k)> hook);
+
   const ExecutorPlan& plan() const { return plan_; }
   /// The exchange that stages pause for: its waits count as exposed. `overlap` false: an FB pair
   /// runs F, then B. Null (the default): stages don't pause.
@@ -103,6 +107,8 @@ class Executor {
   Event drained_{};
   std::vector<MessageId> receive_ids_, send_ids_;  ///< -1: not outstanding
   int step_transfers_ = 0, forward_transfers_ = -1;  ///< Transport::use()
+  std::function<void(int)> stage_done_;
+  std::vector<std::int32_t> last_call_;  ///< by held stage: its last B or W
   std::int64_t step_ = 0;
   ExpertExchange* exchange_ = nullptr;
   bool overlap_ = true;

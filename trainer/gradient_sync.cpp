@@ -167,16 +167,34 @@ void GradientSync::sum_tied(Device& device, Stream stream, const std::vector<Hel
   }
 }
 
+void GradientSync::begin(int k, Tensor all) {
+  for (auto& sum_of : sums_) {
+    if (std::find(sum_of.held.begin(), sum_of.held.end(), k) == sum_of.held.end()) continue;
+    const int tag = held_[static_cast<std::size_t>(k)].second;
+    const std::span<float> values(all.f32(), static_cast<std::size_t>(all.size));
+    begun_.push_back({k, PendingSum(*sum_of.all.group, values, tag)});
+  }
+}
+
+bool GradientSync::begun(int k) const {
+  return std::any_of(begun_.begin(), begun_.end(), [&](const Begun& b) { return b.held == k; });
+}
+
 void GradientSync::run(Device& device, Stream stream, const std::vector<HeldGradients>& held) {
   check(held.size() == held_.size(), "GradientSync::run: {} stages, {} held", held.size(),
         held_.size());
+  // All adds before any finish: an add needs what its peers sent at begin() only.
+  for (Begun& one : begun_) one.sum.add();
+  for (Begun& one : begun_) one.sum.finish();
   for (Sum& sum : sums_) {
     for (const int k : sum.held) {
+      if (begun(k)) continue;
       const HeldGradients& of = held[static_cast<std::size_t>(k)];
       run_sum(device, stream, sum.all, k, of.all, "gradients");
       if (of.experts) run_sum(device, stream, sum.experts, k, of.experts, "experts' gradients");
     }
   }
+  begun_.clear();
   if (last_stage_ > 0) sum_tied(device, stream, held);
   if (!device.is_host()) wait(device, stream);
 }

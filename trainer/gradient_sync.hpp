@@ -18,6 +18,7 @@
 #include "kernels/ops.hpp"
 #include "schedules/schedule.hpp"
 #include "trainer/cluster.hpp"
+#include "trainer/cluster_sum.hpp"
 #include "trainer/device_links.hpp"
 
 namespace pipemark {
@@ -47,6 +48,10 @@ class GradientSync {
   /// Collective over the world. `links` null: sums go by MPI.
   GradientSync(Cluster& cluster, const Grid& grid, const Placement& placement, bool tied,
                DeviceLinks* links = nullptr);
+  /// Starts the sum of the k-th held stage while the ranks go on computing; once a step, on a host
+  /// device. run() ends what was begun. Every holder of a stage must begin it, or none.
+  void begin(int k, Tensor all);
+  bool begun(int k) const;
   /// Collective. `held[k]` is the k-th of placement.held_by(pipeline rank), the same tensors in each
   /// call. By MPI the gradients of a device that is not the host pass through host memory that is
   /// made in the first call.
@@ -75,6 +80,11 @@ class GradientSync {
   void sum_tied(Device& device, Stream stream, const std::vector<HeldGradients>& held);
 
   std::vector<Sum> sums_;
+  struct Begun {
+    int held;
+    PendingSum sum;
+  };
+  std::vector<Begun> begun_;
   std::vector<std::pair<int, int>> held_;  ///< (replica, stage)
   int last_stage_ = 0;
   std::unique_ptr<Part> tied_;  ///< null where this rank needs no message for it

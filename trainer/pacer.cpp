@@ -28,6 +28,11 @@ Pacer::Pacer(CostModel cost, int rank, double clock_offset_s)
   prctl(PR_SET_TIMERSLACK, 1000UL);  // ns; the default of 50 us would lengthen each sleep
 }
 
+void Pacer::set_cost(CostModel cost) {
+  check(cost.ranks == cost_.ranks, "Pacer: {} ranks, not {}", cost.ranks, cost_.ranks);
+  cost_ = std::move(cost);
+}
+
 void Pacer::begin_step(Group& pipeline) {
   const double ready_s = pipeline.allreduce_max(now_s() + clock_offset_s_, "the step's start");
   begin_step(ready_s + kStartDelayS - clock_offset_s_);

@@ -40,6 +40,9 @@ class Pacer {
   /// rank 0's clock. Sets the process's timer slack to 1 us.
   Pacer(CostModel cost, int rank, double clock_offset_s = 0);
 
+  /// Other times from the next step on: a device that slowed down, another plan.
+  void set_cost(CostModel cost);
+
   /// Collective over the pipeline's group, before run_step(): the step starts on all ranks at the
   /// same nominal time.
   void begin_step(Group& pipeline);

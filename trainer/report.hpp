@@ -44,6 +44,19 @@ struct RankReport {
   std::int64_t parameters = 0;
 };
 
+/// A balancer's decision at a step's end, and what became of it.
+struct DecisionReport {
+  std::int64_t step = 0;  ///< after it
+  std::string kind, reason;
+  std::vector<int> partition, ranks;  ///< Partition::first; pipeline ranks that take part
+  int micro_batches = 0;
+  double present_step_s = 0, expected_step_s = 0, expected_cost_s = 0;  ///< simulated
+  bool applied = false;
+  std::string refusal;     ///< why not
+  double migration_s = 0;  ///< that it took, all of it
+  std::int64_t moved_bytes = 0;
+};
+
 struct TrainReport {
   std::string schedule, balancer, backend, transport;
   int ranks = 0, data = 1, micro_batches = 0, stages = 0;
@@ -53,7 +66,8 @@ struct TrainReport {
   bool complete = false;  ///< false: the run ended early (a partial record)
   std::string failure;    ///< what ended it
 
-  Partition partition;
+  Partition partition;  ///< at the start
+  std::vector<DecisionReport> decisions;
   std::vector<LayerCost> layer_costs;  ///< when measured
   std::vector<StepReport> steps;
   std::vector<RankReport> rank_reports;

@@ -11,6 +11,7 @@
 #include "kernels/check.hpp"
 #include "schedules/catalogue.hpp"
 #include "schedules/validate.hpp"
+#include "trainer/nearest_name.hpp"
 #include "trainer/parameters.hpp"
 
 namespace pipemark {
@@ -36,6 +37,21 @@ void check_config(const RunConfig& config, int ranks) {
   at_least("train.warmup_steps", train.warmup_steps, 0);
   at_least("train.validation_batches", train.validation_batches, 0);
   check_experts(config);
+  at_least("balancer.rl_model_update_freq", config.balancer.rl_model_update_freq, 0);
+  const std::string& mode = config.balancer.gradient_synchronization;
+  if (mode != "step" && mode != "bucket" && mode != "off") {
+    throw UserError(fmt::format("balancer.gradient_synchronization = \"{}\" is not known", mode),
+                    fmt::format("did you mean \"{}\"? known: step, bucket, off",
+                                nearest_name(mode, {"step", "bucket", "off"})));
+  }
+  const bool elastic = config.balancer.name == "elastic" || mode == "bucket";
+  if (elastic && config.model.has_experts()) {
+    throw UserError(fmt::format("model.experts = {} with balancer.name = \"{}\" and "
+                                "balancer.gradient_synchronization = \"{}\"",
+                                config.model.experts, config.balancer.name, mode),
+                    "models with experts are balanced by balancer.experts; use another "
+                    "balancer.name and gradient_synchronization = \"step\"");
+  }
   if (parallel.ranks() != ranks) {
     throw UserError(
         fmt::format("parallel.pipeline {} x data {} x expert {} = {} ranks, but the job has {}",
@@ -120,6 +136,10 @@ Partition partition_of(const RunConfig& config, const std::vector<LayerCost>& la
 std::optional<CostModel> run_cost(const RunConfig& config, const std::vector<LayerCost>& layers,
                                   const RankView& ranks, const PaceProfile* pace) {
   const Placement placement = synthesised_placement(config);
+  if (pace != nullptr && pace->layers) {
+    return pace->cost_model(placement.ranks, partition_of(config, layers, placement, ranks),
+                            micro_batch_shape(config).sequences, 0);
+  }
   if (pace != nullptr) return pace->cost_model(placement.ranks, placement.stages);
   const bool timed = std::all_of(layers.begin(), layers.end(),
                                  [](const LayerCost& layer) { return layer.total_s() > 0; });
@@ -190,6 +210,28 @@ RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerCost>& lay
   plan.partition = partition_of(config, layers, plan.schedule.placement, ranks);
   plan.checkpointed = checkpointed_stages(config.train.checkpointing, stages);
   plan.shape = micro_batch_shape(config);
+  for (int r = 0; r < request.ranks; ++r) plan.ranks.push_back(r);
+  return plan;
+}
+
+RunPlan change_run_plan(const RunConfig& config, const PipelinePlan& to) {
+  if (config.model.has_experts() || is_synthesised(config)) {
+    throw UserError("a model with experts or a schedule made for its first plan is not moved",
+                    "use another schedule, and balancer.experts for experts");
+  }
+  RunConfig changed = config;
+  changed.train.micro_batches = to.micro_batches;
+  changed.parallel.pipeline = static_cast<int>(to.ranks.size());
+  changed.balancer.partition = to.partition.first;
+  at_least("train.micro_batches", to.micro_batches, 1);
+  if (config.train.batch % (to.micro_batches * config.parallel.data) != 0) {
+    throw UserError(fmt::format("{} micro-batches of {} data ranks don't divide train.batch = {}",
+                                to.micro_batches, config.parallel.data, config.train.batch),
+                    "choose a divisor");
+  }
+  RunPlan plan = make_run_plan(changed, {});
+  plan.schedule = spread(plan.schedule, to.ranks, config.parallel.pipeline);
+  plan.ranks = to.ranks;
   return plan;
 }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "balancers/balancer.hpp"
+#include "balancers/pipeline_plan.hpp"
 #include "schedules/schedule.hpp"
 #include "trainer/config.hpp"
 #include "trainer/gpt_stage.hpp"
@@ -28,6 +29,9 @@ struct RunPlan {
   Partition partition;
   MicroBatchShape shape;
   std::vector<bool> checkpointed;  ///< by stage
+  std::vector<int> ranks;          ///< pipeline ranks that take part, in the schedule's order
+
+  PipelinePlan pipeline() const { return {partition, shape.micro_batches, ranks}; }
 
   LayerRange layers_of(int stage) const {
     return {partition.first[static_cast<std::size_t>(stage)],
@@ -49,5 +53,9 @@ RunPlan make_run_plan(const RunConfig& config, const std::vector<LayerCost>& lay
 bool is_synthesised(const RunConfig& config);
 /// How zb-auto lays its stages, without making the schedule.
 Placement synthesised_placement(const RunConfig& config);
+
+/// The run's plan once its pipeline is changed to `to`. UserError where the schedule, the batch or
+/// the layers don't allow it.
+RunPlan change_run_plan(const RunConfig& config, const PipelinePlan& to);
 
 }  // namespace pipemark

@@ -5,34 +5,12 @@
 #include "trainer/device_slices.hpp"
 #include "trainer/layer_times.hpp"
 #include "trainer/message_time.hpp"
+#include "trainer/together.hpp"
 #include "trainer/trainer_impl.hpp"
 
 namespace pipemark {
 
 namespace {
-
-/// Runs `make` on every rank; when it fails on any, every rank throws the first one's error, so
-/// that none is left waiting in a collective call.
-template <class Make>
-auto together(Cluster& cluster, Make make) -> decltype(make()) {
-  std::string failure;
-  decltype(make()) made{};
-  try {
-    made = make();
-  } catch (const EnvironmentError& error) {
-    failure = fmt::format("3{}\n{}", error.what(), error.hint());
-  } catch (const UserError& error) {
-    failure = fmt::format("2{}\n{}", error.what(), error.hint());
-  }
-  for (const std::string& text : cluster.world().all_gather(failure)) {
-    if (text.empty()) continue;
-    const auto cut = text.find('\n');
-    const std::string what = text.substr(1, cut - 1), hint = text.substr(cut + 1);
-    if (text[0] == '3') throw EnvironmentError(what, hint);
-    throw UserError(what, hint);
-  }
-  return made;
-}
 
 std::unique_ptr<Ops> make_rank_ops(Cluster& cluster, const RunConfig& config) {
   const RankDevice chosen = choose_device(cluster, config);
@@ -51,8 +29,10 @@ RunConfig checked(const RunConfig& config, int ranks) {
 
 }  // namespace
 
-Trainer::Impl::Impl(Cluster& cluster, const RunConfig& config, const PaceProfile* pace)
+Trainer::Impl::Impl(Cluster& cluster, const RunConfig& config, const PaceProfile* pace,
+                    RunningBalancer* balancer)
     : cluster_(cluster),
+      balancer_(balancer),
       config_(checked(config, cluster.size())),
       ops_(make_rank_ops(cluster, config)),
       grid_(cluster.make_grid(config.parallel.pipeline, config.parallel.data,
@@ -62,17 +42,14 @@ Trainer::Impl::Impl(Cluster& cluster, const RunConfig& config, const PaceProfile
                                   return std::make_unique<Dataset>(config.data, config.model,
                                                                    config.train.seed);
                                 }))),
-      layer_costs_(
-          balancer_needs_times(config.balancer.name) || (is_synthesised(config) && pace == nullptr)
-              ? measure_layer_times(*ops_, config.model, micro_batch_shape(config), cluster.world(),
-                                    grid_, rank_speeds_)
-              : layer_parameter_costs(config.model)),
+      layer_costs_(find_layer_costs(config, pace)),
       plan_(make_run_plan(config, layer_costs_, ranks_of(pace, rank_speeds_), pace)),
       step_plan_(plan_step(plan_.schedule, grid_.pipeline_rank)),
       forward_plan_(
           plan_forward(plan_.schedule.placement, plan_.shape.micro_batches, grid_.pipeline_rank)),
       links_(std::make_unique<DeviceLinks>(cluster, config.device, *ops_, pace != nullptr)),
-      sync_(cluster, grid_, plan_.schedule.placement, config.model.tied, links_.get()),
+      sync_(std::make_unique<GradientSync>(cluster, grid_, plan_.schedule.placement,
+                                           config.model.tied, links_.get())),
       stream_(ops_->device().stream(StreamRole::compute)) {
   cluster_.set_timeout(config_.train.wait_timeout_s);
   model_tensors_ = static_cast<int>(model_parameters(config_.model).size());
@@ -80,21 +57,14 @@ Trainer::Impl::Impl(Cluster& cluster, const RunConfig& config, const PaceProfile
 
   make_exchange(pace);
   device_label_ = label_device();
-  Arena planning;
-  {
-    Pieces planned;
-    build({plan_, step_plan_, forward_plan_}, planning, planned);
-  }
-  arena_ = std::move(*together(cluster_, [&] {
-    check_fits(planning);
-    return std::make_unique<Arena>(ops_->device(), MemoryKind::device, planning.used_bytes());
-  }));
-  build({plan_, step_plan_, forward_plan_}, arena_, pieces_);
-  arena_.seal();
-  for (auto& stage : pieces_.stages) stage->parameters().initialise(config_.train.seed);
+  pieces_ = make_pieces();
+  predicted_peak_live_ = step_plan_.peak_live;
+  for (auto& stage : pieces_->stages) stage->parameters().initialise(config_.train.seed);
   make_host_rooms();
   make_pipeline(pace);
-  alone_ = cluster_.size() == 1 && pieces_.stages.size() == 1 && !has_experts();
+  make_balancer(pace);
+  alone_ = cluster_.size() == 1 && pieces_->stages.size() == 1 && !has_experts() &&
+           !balancing_;
   if (alone_) executor_->set_overlapped([this] { enqueue_update_alone(); });
 }
 
@@ -123,6 +93,23 @@ void Trainer::Impl::make_host_rooms() {
   update_end_ = device.make_event();
 }
 
+std::unique_ptr<Trainer::Impl::Pieces> Trainer::Impl::make_pieces() {
+  Arena planning;
+  {
+    Pieces planned;
+    build({plan_, step_plan_, forward_plan_}, planning, planned);
+  }
+  auto pieces = together(cluster_, [&] {
+    check_fits(planning);
+    auto real = std::make_unique<Pieces>();
+    real->arena = Arena(ops_->device(), MemoryKind::device, planning.used_bytes());
+    return real;
+  });
+  build({plan_, step_plan_, forward_plan_}, pieces->arena, *pieces);
+  pieces->arena.seal();
+  return pieces;
+}
+
 void Trainer::Impl::make_exchange(const PaceProfile* pace) {
   if (!has_experts()) return;
   const ParallelConfig& parallel = config_.parallel;
@@ -146,19 +133,34 @@ void Trainer::Impl::make_pipeline(const PaceProfile* pace) {
         grid_.pipeline, TransportMpi::Options{config_.train.wait_timeout_s, policy});
     const std::int64_t boundary = LayerShape(config_.model, plan_.shape.sequences).elements();
     message_s_ = measure_message_time(grid_.pipeline, *transport_, ops_->device(),
-                                      pieces_.buffers.front().slice(0, boundary),
-                                      pieces_.buffers.back().slice(0, boundary));
+                                      pieces_->buffers.front().slice(0, boundary),
+                                      pieces_->buffers.back().slice(0, boundary));
   }
   if (pace != nullptr) {
     paced_ = true;
-    pace_cost_ = pace->cost_model(placement.ranks, placement.stages);
+    pace_ = *pace;
+    pace_cost_ = pace->cost_model(placement.ranks, plan_.partition, plan_.shape.sequences, 0);
     pacer_ = std::make_unique<Pacer>(pace_cost_, grid_.pipeline_rank, clock_offset_s_);
   }
+  make_executor();
+}
+
+void Trainer::Impl::make_executor() {
+  stage_done_.assign(pieces_->stages.size(), false);
   std::vector<Stage*> stages;
-  for (auto& stage : pieces_.stages) stages.push_back(stage.get());
-  executor_ = std::make_unique<Executor>(step_plan_, std::move(stages), pieces_.buffers,
+  for (auto& stage : pieces_->stages) stages.push_back(stage.get());
+  executor_ = std::make_unique<Executor>(step_plan_, std::move(stages), pieces_->buffers,
                                          ops_->device(), transport_.get(), pacer_.get());
   executor_->set_exchange(exchange_.get(), config_.schedule.overlap);
+  // Sums by bucket start as soon as a stage's gradients are whole; on a device that is not the host
+  // they would have to wait for it, so there they are made at the step's end.
+  if (config_.balancer.gradient_synchronization != "bucket" || !ops_->device().is_host()) return;
+  executor_->on_stage_done([this](int held) {
+    GptStage& stage = *pieces_->stages[static_cast<std::size_t>(held)];
+    stage.finish_gradients(stream_);
+    stage_done_[static_cast<std::size_t>(held)] = true;
+    sync_->begin(held, stage.parameters().gradients);
+  });
 }
 
 std::string Trainer::Impl::label_device() {
@@ -174,8 +176,9 @@ bool Trainer::Impl::owns(std::size_t held) const {
   return grid_.data_rank == 0 && step_plan_.held[held].replica == 0;
 }
 
-Trainer::Trainer(Cluster& cluster, const RunConfig& config, const PaceProfile* pace)
-    : impl_(std::make_unique<Impl>(cluster, config, pace)) {}
+Trainer::Trainer(Cluster& cluster, const RunConfig& config, const PaceProfile* pace,
+                 RunningBalancer* balancer)
+    : impl_(std::make_unique<Impl>(cluster, config, pace, balancer)) {}
 Trainer::~Trainer() = default;
 
 TrainReport Trainer::fit(const StepCallback& after_step) { return impl_->fit(after_step); }

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 
+#include "balancers/pipeline_plan.hpp"
 #include "trainer/config.hpp"
 #include "trainer/pace.hpp"
 #include "trainer/parameters.hpp"
@@ -16,8 +17,10 @@ class Cluster;
 class Trainer {
  public:
   /// Collective over the cluster's world. Checks the configuration (UserError on every rank, the
-  /// same text) before any memory is taken. `pace` null: measured.
-  Trainer(Cluster& cluster, const RunConfig& config, const PaceProfile* pace = nullptr);
+  /// same text) before any memory is taken. `pace` null: measured. `balancer`, given on all ranks
+  /// or on none and asked on rank 0, may change the pipeline between steps.
+  Trainer(Cluster& cluster, const RunConfig& config, const PaceProfile* pace = nullptr,
+          RunningBalancer* balancer = nullptr);
   ~Trainer();
 
   /// Called on rank 0 after each step (progress, partial record).

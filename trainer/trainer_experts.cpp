@@ -9,17 +9,19 @@ namespace pipemark {
 
 void Trainer::Impl::sum_gradients() {
   std::vector<GradientSync::HeldGradients> held;
-  for (auto& stage : pieces_.stages) {
-    stage->finish_gradients(stream_);
+  for (std::size_t k = 0; k < pieces_->stages.size(); ++k) {
+    GptStage& stage = *pieces_->stages[k];
+    if (!stage_done_[k]) stage.finish_gradients(stream_);
+    stage_done_[k] = false;
     if (has_experts()) {
-      sum_replicas(grid_.expert, *ops_, stream_, *stage);
-      held.push_back({stage->dense_gradients(), stage->tied_gradient(), stage->expert_gradients()});
+      sum_replicas(grid_.expert, *ops_, stream_, stage);
+      held.push_back({stage.dense_gradients(), stage.tied_gradient(), stage.expert_gradients()});
     } else {
-      held.push_back({stage->parameters().gradients, stage->tied_gradient()});
+      held.push_back({stage.parameters().gradients, stage.tied_gradient()});
     }
   }
-  sync_.run(ops_->device(), stream_, held);
-  for (auto& stage : pieces_.stages) stage->finish_routers(stream_);
+  if (config_.balancer.gradient_synchronization != "off") sync_->run(ops_->device(), stream_, held);
+  for (auto& stage : pieces_->stages) stage->finish_routers(stream_);
 }
 
 namespace {
@@ -70,9 +72,9 @@ void Trainer::Impl::balance_experts(StepReport& report) {
                    (report.step + 1) % config_.balancer.expert_interval == 0;
   const double start_s = now_s();
   double imbalance = 0, blocks = 0, moved_bytes = 0;
-  interval_loads_.resize(pieces_.stages.size());
-  for (std::size_t k = 0; k < pieces_.stages.size(); ++k) {
-    GptStage& stage = *pieces_.stages[k];
+  interval_loads_.resize(pieces_->stages.size());
+  for (std::size_t k = 0; k < pieces_->stages.size(); ++k) {
+    GptStage& stage = *pieces_->stages[k];
     auto& sums = interval_loads_[k];
     sums.resize(static_cast<std::size_t>(stage.moe_blocks()));
     for (int block = 0; block < stage.moe_blocks(); ++block) {

@@ -1,8 +1,10 @@
 // Trainer::Impl: the parts of a run and the order they are made in. trainer.cpp makes and joins
-// them; trainer_step.cpp runs a step; trainer_report.cpp tells what happened.
+// them; trainer_step.cpp runs a step; trainer_change.cpp changes the pipeline between steps;
+// trainer_report.cpp tells what happened.
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "kernels/ops.hpp"
@@ -20,7 +22,8 @@ namespace pipemark {
 
 class Trainer::Impl {
  public:
-  Impl(Cluster& cluster, const RunConfig& config, const PaceProfile* pace);
+  Impl(Cluster& cluster, const RunConfig& config, const PaceProfile* pace,
+       RunningBalancer* balancer);
 
   ~Impl();
   Impl(const Impl&) = delete;
@@ -30,8 +33,10 @@ class Trainer::Impl {
   std::vector<NamedTensor> gradients_of_step(std::int64_t step);
 
  private:
-  /// What lies in the arena; made twice, planned and real.
+  /// What lies in an arena; made twice, planned and real. Stays where it is: stages refer to the
+  /// scratch.
   struct Pieces {
+    Arena arena;
     GptScratch scratch;
     MoeScratch moe_scratch;                         ///< empty without experts
     std::vector<std::unique_ptr<GptStage>> stages;  ///< by held_by(pipeline rank)
@@ -53,9 +58,15 @@ class Trainer::Impl {
 
   // trainer.cpp
   void make_exchange(const PaceProfile* pace);
+  std::vector<LayerCost> find_layer_costs(const RunConfig& config, const PaceProfile* pace);
+  std::vector<StageCost> find_fixed_costs(const RunConfig& config,
+                                          const std::vector<LayerCost>& costs);
   void make_pipeline(const PaceProfile* pace);
   void make_host_rooms();
   std::string label_device();  ///< collective
+  std::unique_ptr<Pieces> make_pieces();  ///< collective
+  void make_executor();
+  void make_balancer(const PaceProfile* pace);  ///< collective; where the configuration names one
   bool owns(std::size_t held) const;  ///< this rank speaks for the stage: replica 0, data rank 0
 
   // trainer_memory.cpp
@@ -95,6 +106,17 @@ class Trainer::Impl {
   double validate_model();
   void keep_step(const StepReport& report);
 
+  // trainer_change.cpp
+  /// Asks the balancer after a step and does what it says; collective.
+  void rebalance(TrainReport& report);
+  StepObservation observe(const StepReport& step);
+  /// Layers move, the pipeline is built anew; or nothing changes and the reason is given.
+  std::string change_plan(const PipelinePlan& to, DecisionReport& told);
+  /// The pace of `step` under the present plan, where there is one.
+  void set_pace(std::int64_t step);
+  void make_links();
+  void swap_in(RunPlan& plan, ExecutorPlan& step, ExecutorPlan& forward);
+
   // trainer_report.cpp
   TrainReport start_report();
   void finish_report(TrainReport& report);
@@ -105,19 +127,24 @@ class Trainer::Impl {
   std::int64_t median_step(const TrainReport& report) const;
 
   Cluster& cluster_;
+  RunningBalancer* balancer_;  ///< asked on rank 0
+  std::unique_ptr<RunningBalancer> own_balancer_;
+  bool balancing_ = false;  ///< the same on every rank
   RunConfig config_;
   std::unique_ptr<Ops> ops_;
   Grid grid_;
   Dataset data_;
   std::vector<double> rank_speeds_;  ///< by pipeline rank, where layers were measured
+  std::vector<StageCost> fixed_costs_;  ///< measured for the elastic balancer; before layer_costs_
   std::vector<LayerCost> layer_costs_;
   RunPlan plan_;
   ExecutorPlan step_plan_, forward_plan_;
-  Arena arena_;
-  Pieces pieces_;
+  std::unique_ptr<Pieces> pieces_;
+  std::vector<bool> stage_done_;  ///< by held stage: its gradients' sum has begun in this step
   std::string device_label_;  ///< of this rank, for the record
   std::unique_ptr<DeviceLinks> links_;
-  GradientSync sync_;
+  std::unique_ptr<GradientSync> sync_;
+  std::optional<PaceProfile> pace_;
   CostModel pace_cost_;
   bool paced_ = false;
   std::unique_ptr<Pacer> pacer_;
@@ -138,8 +165,8 @@ class Trainer::Impl {
   Event update_begin_, update_end_;
   ActionTimes times_;
   std::vector<KeptStep> kept_;
-  int peak_live_ = 0;
-  std::int64_t actions_ = 0, overruns_ = 0;  ///< of all ranks, paced
+  int peak_live_ = 0, predicted_peak_live_ = 0;  ///< over all plans of the run
+  std::int64_t actions_ = 0, overruns_ = 0;      ///< of all ranks, paced
 };
 
 }  // namespace pipemark

@@ -70,9 +70,11 @@ TrainReport Trainer::Impl::fit(const StepCallback& after_step) {
   actions_ = overruns_ = 0;
   const int warm_up = std::min(kTimingWarmUpSteps, config_.train.steps - 1);
   for (int step = 0; step < config_.train.steps; ++step) {
+    if (paced_ && pace_->changes_at(step)) set_pace(step);
     report.steps.push_back(train_step(step));
     report.steps.back().warmup = step < warm_up;
     if (after_step && cluster_.rank() == 0) after_step(report);
+    if (balancing_ && step + 1 < config_.train.steps) rebalance(report);
   }
   finish_report(report);
   return report;
@@ -103,11 +105,14 @@ void Trainer::Impl::add_rates(TrainReport& report) const {
 }
 
 std::int64_t Trainer::Impl::median_step(const TrainReport& report) const {
-  // Of the steps that every rank kept, the one nearest to the median, warm-up left out.
+  // Of the steps that every rank kept, the one nearest to the median, warm-up left out. After a
+  // change of plan they are the last plan's.
   std::int64_t best = -1;
   double distance = 0;
-  for (std::size_t i = 0; i < std::min(kept_.size(), report.steps.size()); ++i) {
-    const StepReport& step = report.steps[i];
+  for (std::size_t i = 0; i < kept_.size(); ++i) {
+    const auto at = static_cast<std::size_t>(kept_[i].step);
+    if (at >= report.steps.size()) break;
+    const StepReport& step = report.steps[at];
     const double off = std::abs(step.step_s - report.median_step_s);
     if (!step.warmup && (best < 0 || off < distance)) {
       best = static_cast<std::int64_t>(i);
@@ -139,10 +144,10 @@ void Trainer::Impl::add_rank_reports(TrainReport& report) {
   const auto hosts = cluster_.world().gather(cluster_.host());
   const auto devices = cluster_.world().gather(device_label_);
   std::int64_t parameters = 0;
-  for (const auto& stage : pieces_.stages) parameters += stage->parameters().count();
+  for (const auto& stage : pieces_->stages) parameters += stage->parameters().count();
   const std::vector<double> mine{
-      static_cast<double>(arena_.used_bytes()), static_cast<double>(peak_resident_bytes()),
-      static_cast<double>(peak_live_), static_cast<double>(step_plan_.peak_live),
+      static_cast<double>(pieces_->arena.used_bytes()), static_cast<double>(peak_resident_bytes()),
+      static_cast<double>(peak_live_), static_cast<double>(predicted_peak_live_),
       static_cast<double>(parameters)};
   const auto figures = cluster_.world().gather(std::span<const double>(mine));
   for (std::size_t r = 0; r < figures.size(); ++r) {

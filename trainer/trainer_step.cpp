@@ -44,7 +44,7 @@ Trainer::Impl::BatchRoom& Trainer::Impl::fetch_batch(std::int64_t step, bool val
 
 void Trainer::Impl::load_batch(std::int64_t step, bool validation) {
   const BatchRoom& room = fetch_batch(step, validation);
-  for (auto& stage : pieces_.stages) {
+  for (auto& stage : pieces_->stages) {
     stage->set_batch(stream_, values_of(room.tokens), values_of(room.targets));
   }
 }
@@ -52,7 +52,7 @@ void Trainer::Impl::load_batch(std::int64_t step, bool validation) {
 void Trainer::Impl::run_gradients(std::int64_t step) {
   step_ = step;
   load_batch(step, false);
-  for (auto& stage : pieces_.stages) stage->zero_gradients(stream_);
+  for (auto& stage : pieces_->stages) stage->zero_gradients(stream_);
   if (pacer_) pacer_->begin_step(grid_.pipeline);
   executor_->run_step(step, times_);
 }
@@ -63,10 +63,10 @@ std::pair<double, double> Trainer::Impl::reduce_loss_and_norm() {
   const std::size_t losses = micro_batches * static_cast<std::size_t>(feeders());
   // One contributor an entry: every partition gives the same bits.
   std::vector<double> sums(tensors + losses, 0.0);
-  for (std::size_t k = 0; k < pieces_.stages.size(); ++k) {
-    const auto squared = pieces_.optimizers[k]->squared_norms(stream_, model_tensors_);
+  for (std::size_t k = 0; k < pieces_->stages.size(); ++k) {
+    const auto squared = pieces_->optimizers[k]->squared_norms(stream_, model_tensors_);
     for (std::size_t i = 0; owns(k) && i < tensors; ++i) sums[i] += squared[i];
-    const auto local = pieces_.stages[k]->read_losses(stream_);
+    const auto local = pieces_->stages[k]->read_losses(stream_);
     const std::size_t first = tensors + static_cast<std::size_t>(feeder()) * micro_batches;
     for (std::size_t m = 0; m < local.size(); ++m) sums[first + m] += local[m];
   }
@@ -80,8 +80,8 @@ std::pair<double, double> Trainer::Impl::reduce_loss_and_norm() {
 void Trainer::Impl::enqueue_update_alone() {
   if (!updating_) return;
   Device& device = ops_->device();
-  GptStage& stage = *pieces_.stages.front();
-  Optimizer& optimizer = *pieces_.optimizers.front();
+  GptStage& stage = *pieces_->stages.front();
+  Optimizer& optimizer = *pieces_->optimizers.front();
   device.record(update_begin_, stream_);
   stage.finish_gradients(stream_);
   optimizer.clip_alone(stream_);
@@ -116,7 +116,7 @@ StepReport Trainer::Impl::train_step(std::int64_t step) {
     const double pipeline_end = now_s();
     sum_gradients();
     std::tie(report.loss, report.gradient_norm) = reduce_loss_and_norm();
-    for (auto& optimizer : pieces_.optimizers) {
+    for (auto& optimizer : pieces_->optimizers) {
       optimizer->apply(stream_, report.gradient_norm, step + 1);
     }
     device.synchronize(stream_);
@@ -162,6 +162,10 @@ void Trainer::Impl::measure_step(StepReport& report, double step_s, double optim
     for (int p = 0; p < P; ++p) {
       const int rank = (feeder / E * P + p) * E + feeder % E;
       const double* of = all.data() + static_cast<std::size_t>(rank) * kFigures;
+      report.step_s = std::max(report.step_s, of[kStepS]);
+      report.optimizer_s = std::max(report.optimizer_s, of[kOptimizerS]);
+      report.host_overhead_s = std::max(report.host_overhead_s, of[kOverhead]);
+      if (of[kActions] == 0) continue;  // takes no part; its idle time counts
       first = std::min(first, of[kStart]);
       last = std::max(last, of[kEnd]);
       busy += of[kBusy];
@@ -169,9 +173,6 @@ void Trainer::Impl::measure_step(StepReport& report, double step_s, double optim
         longest_span = of[kEnd] - of[kStart];
         longest_busy = of[kBusy];
       }
-      report.step_s = std::max(report.step_s, of[kStepS]);
-      report.optimizer_s = std::max(report.optimizer_s, of[kOptimizerS]);
-      report.host_overhead_s = std::max(report.host_overhead_s, of[kOverhead]);
       report.overruns += static_cast<int>(of[kOverruns]);
       report.exchange_exposed_s += of[kExposed] / static_cast<double>(ranks);
       report.exchange_flight_s += of[kFlight] / static_cast<double>(ranks);
@@ -193,17 +194,17 @@ void Trainer::Impl::keep_step(const StepReport& report) {
 double Trainer::Impl::validate_model() {
   const int batches = config_.train.validation_batches;
   if (batches == 0 || data_.validation_tokens() == 0) return -1;
-  for (auto& stage : pieces_.stages) stage->set_evaluation(true);
+  for (auto& stage : pieces_->stages) stage->set_evaluation(true);
   double sum = 0;
   for (int i = 0; i < batches; ++i) {
     load_batch(i, true);
     executor_->run_forward(i, forward_plan_);
-    for (std::size_t k = 0; k < pieces_.stages.size(); ++k) {
-      const auto losses = pieces_.stages[k]->read_losses(stream_);
+    for (std::size_t k = 0; k < pieces_->stages.size(); ++k) {
+      const auto losses = pieces_->stages[k]->read_losses(stream_);
       for (const float loss : losses) sum += loss;
     }
   }
-  for (auto& stage : pieces_.stages) stage->set_evaluation(false);
+  for (auto& stage : pieces_->stages) stage->set_evaluation(false);
   const double count = static_cast<double>(batches) * plan_.shape.micro_batches * feeders();
   return cluster_.world().allreduce_sum(sum, "validation loss") / count;
 }
@@ -213,9 +214,9 @@ std::vector<NamedTensor> Trainer::Impl::gradients_of_step(std::int64_t step) {
   sum_gradients();
   // Each owner sends "name\n" + raw values; rank 0 orders them as the model does.
   std::string mine;
-  for (std::size_t k = 0; k < pieces_.stages.size(); ++k) {
+  for (std::size_t k = 0; k < pieces_->stages.size(); ++k) {
     if (!owns(k)) continue;  // a rank of the expert dimension speaks for its experts
-    const Parameters& parameters = pieces_.stages[k]->parameters();
+    const Parameters& parameters = pieces_->stages[k]->parameters();
     for (const NamedTensor& tensor : parameters.read(stream_, parameters.gradients)) {
       const std::uint64_t bytes = tensor.values.size() * sizeof(float);
       mine += tensor.name;

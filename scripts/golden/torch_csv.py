@@ -189,8 +189,8 @@ def survey(pipemark):
     wrong = checked = faulty = 0
     path = os.path.join(tempfile.gettempdir(), "survey.csv")
     for name in list(SINGLE) + list(MULTI):
-        for ranks in (1, 2, 4, 5):
-            for micro_batches in (3, 4, 8, 12, 20):
+        for ranks in (1, 2, 3, 4, 5, 8):
+            for micro_batches in (1, 2, 3, 4, 5, 8, 12, 16, 20):
                 for chunks in ((1,) if name in SINGLE else (2,) if name in V_SHAPED else (1, 2, 3)):
                     try:
                         orders = make(name, ranks, micro_batches, chunks)

@@ -141,5 +141,34 @@ TEST(PaceProfile, FormsAndMistakes) {
               HasSubstr("has 2 values"));
 }
 
+TEST(PaceProfile, LayersAndChanges) {
+  const std::string layers =
+      "[layers]\nsequences = 2\nembedding_ms = [1, 0, 1]\nblock_ms = [3, 3, 3]\n"
+      "head_ms = [4, 4, 4]\noverhead_ms = 0.5\n";
+  const auto profile = [&](const std::string& text) {
+    return read_pace_profile(write_file("pace_test.toml", text));
+  };
+  const auto p = profile(layers +
+                         "[rank]\nspeed = [1, 0.5]\n"
+                         "[[change]]\nstep = 5\nrank = 0\nfactor = 1.5\nuntil = 8\n");
+  const Partition partition{{0, 2, 4}};  // embedding + block, block + head
+  EXPECT_DOUBLE_EQ(p.cost_model(2, partition, 2, 0).of(0, 0).forward, 4.5e-3);
+  EXPECT_DOUBLE_EQ(p.cost_model(2, partition, 4, 0).of(0, 0).forward, 8.5e-3);
+  EXPECT_DOUBLE_EQ(p.cost_model(2, partition, 2, 4).of(1, 1).input_grad, 15e-3);
+  EXPECT_DOUBLE_EQ(p.cost_model(2, partition, 2, 5).of(0, 0).forward, 1.5 * 4.5e-3);
+  EXPECT_DOUBLE_EQ(p.cost_model(2, partition, 2, 8).of(0, 0).forward, 4.5e-3);
+  EXPECT_TRUE(p.changes_at(5) && p.changes_at(8));
+  EXPECT_FALSE(p.changes_at(6));
+  EXPECT_THAT(error_of([&] { profile("[layers]\nblock_ms = [1, 1, 1]\n"); }),
+              HasSubstr("layers.embedding_ms has 0 values"));
+  EXPECT_THAT(error_of([&] { profile(layers + "[times]\nforward_ms = 1\n"); }),
+              HasSubstr("both [times] and [layers]"));
+  EXPECT_THAT(error_of([&] { profile(layers + "[[change]]\nstep = 5\nrank = 0\n"); }),
+              HasSubstr("has no factor"));
+  EXPECT_THAT(error_of([&] { profile(layers + "[[change]]\nstop = 5\n"); }),
+              HasSubstr("change.step"));
+  EXPECT_THAT(error_of([&] { p.cost_model(1, {{0, 4}}, 2, 0); }), HasSubstr("speed has 2 entries"));
+}
+
 }  // namespace
 }  // namespace pipemark

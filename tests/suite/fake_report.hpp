@@ -51,6 +51,19 @@ inline TrainReport fake_report() {
                             at(Kind::B, 0, 0, 4, 6), at(Kind::B, 0, 1, 7, 9)},
                            {at(Kind::F, 1, 0, 1, 2), at(Kind::B, 1, 0, 2, 4),
                             at(Kind::F, 1, 1, 4, 5), at(Kind::B, 1, 1, 5, 7)}};
+  report.decisions = {{5,
+                       "boundaries",
+                       "rank 1 is 1.5 times slower",
+                       {0, 3, 6},
+                       {0, 1},
+                       2,
+                       0.12,
+                       0.1,
+                       0.05,
+                       true,
+                       "",
+                       0.04,
+                       4096}};
   report.predicted_makespan_s = 9;
   report.predicted_bubble_ratio = 1.0 / 3;
   report.predicted_timeline = report.timeline;

@@ -46,6 +46,11 @@ TEST(Results, ComeBackAsTheyWereWritten) {
   EXPECT_EQ(run.timeline.size(), 8u);
   EXPECT_EQ(run.timeline[3].action, "0B1");
   EXPECT_EQ(run.memory[1].arena_bytes, 1001);
+  ASSERT_EQ(run.decisions.size(), 1u);
+  EXPECT_EQ(run.decisions[0].partition, "0 3 6");
+  EXPECT_EQ(run.decisions[0].reason, "rank 1 is 1.5 times slower");
+  EXPECT_TRUE(run.decisions[0].applied);
+  EXPECT_EQ(run.decisions[0].moved_bytes, 4096);
   EXPECT_THAT(verify_record(back), IsEmpty());
 }
 
