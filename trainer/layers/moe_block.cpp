@@ -92,6 +92,18 @@ MoeBlockLayer::MoeBlockLayer(Ops& ops, const LayerShape& shape, const MoeShape& 
         moe.group.ranks);
 }
 
+HostChoices::HostChoices(Device& device, std::int64_t count)
+    : device_(device),
+      memory_(device, MemoryKind::host,
+              static_cast<std::size_t>(count) * sizeof(std::int32_t) + Arena::kAlignment),
+      values_(memory_.take(count, DType::i32, "router/choices")),
+      event_(device.make_event()) {}
+
+void HostChoices::fetch(Stream stream, Tensor chosen) {
+  device_.copy(stream, values_.data, chosen.data, chosen.bytes());
+  device_.record(event_, stream);
+}
+
 double MoeBlockLayer::dense_flops() const {
   const auto N = static_cast<double>(shape_.rows()), C = static_cast<double>(shape_.channels);
   return 2 * N * C * (4 * C + shape_.tokens + moe_.router.experts);
@@ -110,11 +122,8 @@ int MoeBlockLayer::tag(int micro_batch, int slot, bool backward) const {
 }
 
 void MoeBlockLayer::plan_rows(Stream stream, MoeActivations& kept) const {
-  std::vector<std::int32_t> chosen(static_cast<std::size_t>(moe_.chosen()));
   Device& device = ops_.device();
-  device.copy(stream, chosen.data(), kept.chosen.data, kept.chosen.bytes());
-  device.synchronize(stream);
-  kept.plan = plan_dispatch(chosen, moe_.router, map_, moe_.capacity, moe_.group.rank);
+  kept.plan = plan_dispatch(choices_->values(), moe_.router, map_, moe_.capacity, moe_.group.rank);
   const std::size_t rows = kept.plan.index.size() * sizeof(std::int32_t);
   if (rows > 0) device.copy(stream, kept.index.data, kept.plan.index.data(), rows);
   device.copy(stream, kept.place.data, kept.plan.place.data(), kept.place.bytes());
@@ -234,6 +243,11 @@ StageTask MoeBlockLayer::forward(Stream stream, Flow& flow, MoeActivations& kept
   ops_.linear_forward(stream, {N, C, E}, kept.norm2, weights_.router.w, {}, moe_scratch.logits);
   ops_.router_forward(stream, moe_.router, moe_scratch.logits, weights_.bias, kept.probabilities,
                       kept.chosen, kept.gates);
+  if (choices_ == nullptr) {
+    choices_ = std::make_unique<HostChoices>(ops_.device(), moe_.chosen());
+  }
+  choices_->fetch(stream, kept.chosen);
+  co_await Arrival{*choices_};
   plan_rows(stream, kept);
   if (alone()) place_received(kept);
   const std::int64_t sent = kept.plan.rows();

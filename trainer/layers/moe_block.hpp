@@ -20,6 +20,8 @@
 // Legend: N rows, C channels, E experts, k taken by a row, Hd an expert's width, R as above.
 #pragma once
 
+#include <memory>
+#include <span>
 #include <vector>
 
 #include "trainer/expert_exchange.hpp"
@@ -95,6 +97,25 @@ struct ExpertWeights {
   std::int64_t stride = 0;
 };
 
+/// A micro-batch's choices on their way to the host, in page-locked memory.
+class HostChoices final : public Pending {
+ public:
+  HostChoices(Device& device, std::int64_t count);
+  ~HostChoices() override { device_.destroy(event_); }
+  void fetch(Stream stream, Tensor chosen);
+  bool ready() override { return device_.done(event_); }
+  void wait() override { device_.host_wait(event_); }
+  std::span<const std::int32_t> values() const {
+    return {values_.i32(), static_cast<std::size_t>(values_.size)};
+  }
+
+ private:
+  Device& device_;
+  Arena memory_;
+  Tensor values_;
+  Event event_;
+};
+
 class MoeBlockLayer {
  public:
   struct Weights {
@@ -151,6 +172,7 @@ class MoeBlockLayer {
   const ExpertMap& map_;
   int layer_;
   AttentionLayer attention_;
+  std::unique_ptr<HostChoices> choices_;  ///< made by the first forward
 };
 
 }  // namespace pipemark
