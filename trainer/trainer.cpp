@@ -83,12 +83,13 @@ Trainer::Impl::Impl(Cluster& cluster, const RunConfig& config, const PaceProfile
   Arena planning;
   {
     Pieces planned;
-    build(planning, planned);
+    build({plan_, step_plan_, forward_plan_}, planning, planned);
   }
   arena_ = std::move(*together(cluster_, [&] {
+    check_fits(planning);
     return std::make_unique<Arena>(ops_->device(), MemoryKind::device, planning.used_bytes());
   }));
-  build(arena_, pieces_);
+  build({plan_, step_plan_, forward_plan_}, arena_, pieces_);
   arena_.seal();
   for (auto& stage : pieces_.stages) stage->parameters().initialise(config_.train.seed);
   make_host_rooms();
@@ -135,43 +136,6 @@ void Trainer::Impl::make_exchange(const PaceProfile* pace) {
       grid_.expert, ops_->device(), TransportMpi::Options{config_.train.wait_timeout_s, policy},
       link);
   expert_group_.exchange = exchange_.get();
-}
-
-void Trainer::Impl::build(Arena& arena, Pieces& pieces) {
-  const LayerShape layer(config_.model, plan_.shape.sequences);
-  pieces.scratch =
-      GptScratch::take(*ops_, config_.model, plan_.shape.sequences, arena, scratch_in_logits());
-  if (has_experts()) {
-    const MoeShape moe(config_.model, layer, expert_group_, plan_.shape.batch_tokens);
-    pieces.moe_scratch = MoeScratch::take(layer, moe, ops_->activation_dtype(), arena);
-  }
-  for (std::size_t k = 0; k < step_plan_.held.size(); ++k) {
-    const HeldStage& held = step_plan_.held[k];
-    bool splits = false;
-    for (const PlanCall& call : step_plan_.calls) {
-      splits = splits || (call.held == static_cast<int>(k) && call.kind == Kind::I);
-    }
-    const StageSlots slots{held.activation_slots, splits ? held.weight_slots : 0};
-    pieces.stages.push_back(std::make_unique<GptStage>(
-        *ops_, config_.model, plan_.layers_of(held.stage), plan_.shape, slots,
-        plan_.checkpointed[static_cast<std::size_t>(held.stage)], pieces.scratch, arena,
-        ExpertSetup{expert_group_, &pieces.moe_scratch}));
-    pieces.optimizers.push_back(std::make_unique<Optimizer>(
-        *ops_, pieces.stages.back()->parameters(), config_.train, arena));
-  }
-  pieces.buffers = take_boundary_buffers(arena, {&step_plan_, &forward_plan_}, layer.elements(),
-                                         ops_->activation_dtype());
-}
-
-bool Trainer::Impl::scratch_in_logits() const {
-  if (has_experts() || step_plan_.held.size() != 1) return false;
-  const HeldStage& held = step_plan_.held.front();
-  const bool splits = std::any_of(step_plan_.calls.begin(), step_plan_.calls.end(),
-                                  [](const PlanCall& call) { return call.kind == Kind::I; });
-  return held.activation_slots == 1 && !splits &&
-         !plan_.checkpointed[static_cast<std::size_t>(held.stage)] &&
-         plan_.layers_of(held.stage).last == config_.model.layers + 2 &&
-         GptScratch::fits_in_logits(*ops_, config_.model, plan_.shape.sequences);
 }
 
 void Trainer::Impl::make_pipeline(const PaceProfile* pace) {

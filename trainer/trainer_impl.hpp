@@ -53,12 +53,22 @@ class Trainer::Impl {
 
   // trainer.cpp
   void make_exchange(const PaceProfile* pace);
-  void build(Arena& arena, Pieces& pieces);
-  bool scratch_in_logits() const;
   void make_pipeline(const PaceProfile* pace);
   void make_host_rooms();
   std::string label_device();  ///< collective
   bool owns(std::size_t held) const;  ///< this rank speaks for the stage: replica 0, data rank 0
+
+  // trainer_memory.cpp
+  struct Layout {
+    const RunPlan& plan;
+    const ExecutorPlan &step, &forward;
+  };
+  void build(const Layout& layout, Arena& arena, Pieces& pieces);
+  bool scratch_in_logits(const Layout& layout) const;
+  std::size_t bytes_of(const RunConfig& config);
+  std::string what_would_fit(std::size_t free_bytes);
+  /// Throws EnvironmentError with the bytes, the largest tensor and what would fit.
+  void check_fits(const Arena& planned);
 
   // trainer_experts.cpp
   bool has_experts() const { return config_.model.has_experts(); }

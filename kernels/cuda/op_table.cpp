@@ -18,7 +18,7 @@
 #include <vector>
 
 #include "kernels/arena.hpp"
-#include "kernels/cuda/cuda_ops.hpp"
+#include "kernels/ops.hpp"
 
 namespace pipemark {
 namespace {
@@ -80,7 +80,7 @@ class Table {
 
 Table::Table(const Model& model)
     : m_(model),
-      ops_(make_cuda_ops(0)),
+      ops_(make_ops("cuda")),
       device_(ops_->device()),
       stream_(device_.stream(StreamRole::compute)),
       arena_(device_, MemoryKind::device,
