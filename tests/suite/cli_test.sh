@@ -50,6 +50,11 @@ expect 2 'mpirun -n 2' bash -c 'train 1'
 expect 2 'dualpipe' bash -c 'train 1 --schedule dualpipe --set parallel.pipeline=1'
 expect 2 'dualpipe' bash -c 'train 2 --schedule dualpipe --micro-batches 2'
 expect 2 'fewer than' bash -c 'train 2 --set parallel.pipeline=2 --set model.layers=1 --schedule interleaved-1f1b --set schedule.chunks=4'
+# Terabytes: refused before the first step, with what would fit, or that nothing would.
+expect 3 'needs' bash -c 'train 1 --set parallel.pipeline=1 --set model.channels=512 --set train.batch=16777216 --micro-batches 1'
+grep -q '^hint: train.micro_batches = [0-9]* .* would fit$' err.txt || fail "no hint of what would fit: $(cat err.txt)"
+grep -q 'largest tensor is' err.txt || fail "the largest tensor is not named: $(cat err.txt)"
+expect 3 'use more stages' bash -c 'train 2 --set model.layers=200 --set model.channels=12800'
 expect 2 'nowhere.txt' bash -c 'train 2 --set data.train=nowhere.txt'
 : >empty.txt; expect 2 'empty.txt' bash -c 'train 2 --set data.train=empty.txt'
 echo hi >tiny.txt; expect 2 'tiny.txt' bash -c 'train 2 --set data.train=tiny.txt'
