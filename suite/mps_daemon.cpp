@@ -36,7 +36,9 @@ pids=$(cat "$1/nvidia-cuda-mps-control.pid" 2>/dev/null; echo get_server_list | 
 echo quit -t 3 | timeout 8 nvidia-cuda-mps-control >/dev/null 2>&1
 for wait in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
   left=
-  for pid in $pids; do if kill -0 "$pid" 2>/dev/null; then left="$left $pid"; fi; done
+  for pid in $pids; do  # one that nobody has reaped yet is gone too
+    if kill -0 "$pid" && ! grep -q '^State:.*Z' "/proc/$pid/status"; then left="$left $pid"; fi
+  done
   if [ -z "$left" ]; then break; fi
   sleep 0.25
 done

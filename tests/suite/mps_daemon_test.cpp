@@ -44,7 +44,12 @@ pid_t daemon_pid(const std::string& folder) {
   std::ifstream(folder + "/nvidia-cuda-mps-control.pid") >> pid;
   return pid;
 }
-bool gone(pid_t pid) { return kill(pid, 0) != 0; }
+/// Also one that nobody has reaped yet.
+bool gone(pid_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+  std::string number, name, state;
+  return !(file >> number >> name >> state) || state == "Z";
+}
 
 std::string failure() {
   try {
