@@ -37,7 +37,7 @@ void install(const std::string& text) {
 const char* const kGood =
     "pid=$CUDA_MPS_PIPE_DIRECTORY/nvidia-cuda-mps-control.pid\n"
     "if [ \"$1\" = -d ]; then sleep 600 >/dev/null 2>&1 & echo $! >$pid; exit 0; fi\n"
-    "read word rest; if [ \"$word\" = quit ]; then kill $(cat $pid); fi\n";
+    "read word rest; if [ \"$word\" = quit ]; then kill -9 $(cat $pid); fi\n";
 
 pid_t daemon_pid(const std::string& folder) {
   pid_t pid = 0;
