@@ -103,7 +103,10 @@ TEST(WrittenGradients, AreAddedToZero) {
   constexpr int N = 37, Cin = 24, Cout = 40;
   for (const char* backend : {"reference", "kokkos"}) {
     const auto ops = make_ops(backend);
-    Arena arena(ops->device(), MemoryKind::device, 1 << 20);
+    Arena arena(ops->device(), MemoryKind::device, 1 << 22);
+    const std::size_t bytes = ops->workspace_bytes({1, N, Cin, 1}, Cout);
+    ops->set_workspace(arena.take(static_cast<std::int64_t>(bytes / sizeof(float)) + 1, DType::f32,
+                                  "test/workspace"));
     const auto filled = [&](std::int64_t count, float step) {
       const Tensor t = arena.take(count, DType::f32, "test");
       for (std::int64_t i = 0; i < count; ++i) t.f32()[i] = std::sin(step * float(i + 1));
