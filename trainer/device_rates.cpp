@@ -62,9 +62,11 @@ class Tensors {
   std::vector<Tensor> tensors_;
 };
 
+constexpr int kLargest = 8192;  ///< side of the largest product
+
 /// Squares, doubled until one takes long or memory would be much.
 void measure_gemms(Ops& ops, Fingerprint& fingerprint) {
-  constexpr int kSmallest = 64, kLargest = 8192;
+  constexpr int kSmallest = 64;
   constexpr double kLong_s = 20e-3;
   const DType act = ops.activation_dtype();
   const Stream stream = ops.device().stream(StreamRole::compute);
@@ -123,14 +125,8 @@ void measure_attention(Ops& ops, const OpSizes& s, Fingerprint& fingerprint) {
   const Stream stream = ops.device().stream(StreamRole::compute);
   const std::int64_t NC = s.rows() * s.C;
   const AttentionShape shape{s.B, s.T, s.C, s.H};
-  const auto scratch = static_cast<std::int64_t>(ops.workspace_bytes(shape, s.V));
-  const Tensors t(ops, {{3 * NC, act},
-                        {NC, act},
-                        {s.rows() * s.H, DType::f32},
-                        {NC, act},
-                        {3 * NC, act},
-                        {std::max<std::int64_t>(1, (scratch + 3) / 4), DType::f32}});
-  ops.set_workspace(t[5]);
+  const Tensors t(
+      ops, {{3 * NC, act}, {NC, act}, {s.rows() * s.H, DType::f32}, {NC, act}, {3 * NC, act}});
   const double bytes = static_cast<double>(size_of(act));
   const auto add = [&](const char* op, const op_cost::OpCost& cost, auto body) {
     fingerprint.ops.push_back({op, 0, cost.flops / median_s(ops.device(), stream, body)});
@@ -139,7 +135,6 @@ void measure_attention(Ops& ops, const OpSizes& s, Fingerprint& fingerprint) {
       [&] { ops.attention_forward(stream, shape, t[0], t[1], t[2]); });
   add("attention_backward", op_cost::attention_backward(shape, bytes),
       [&] { ops.attention_backward(stream, shape, t[3], t[0], t[1], t[2], t[4]); });
-  ops.set_workspace(Tensor{});
 }
 
 void measure_ends(Ops& ops, const OpSizes& s, Fingerprint& fingerprint) {
@@ -176,12 +171,17 @@ Fingerprint measure_device(Ops& ops) {
   fingerprint.name = ops.device().description();
   fingerprint.measured = true;
   fingerprint.memory_bytes = static_cast<double>(ops.device().memory_info().total_bytes);
-  measure_gemms(ops, fingerprint);
   const OpSizes sizes =
       ops.device().is_host() ? OpSizes{4, 128, 256, 4, 256} : OpSizes{8, 1024, 1024, 16, 50304};
+  const std::size_t scratch =
+      ops.workspace_bytes({sizes.B, sizes.T, sizes.C, sizes.H}, std::max(sizes.V, kLargest));
+  const Tensors workspace(ops, {{static_cast<std::int64_t>(scratch / 4 + 1), DType::f32}});
+  ops.set_workspace(workspace[0]);
+  measure_gemms(ops, fingerprint);
   measure_norms(ops, sizes, fingerprint);
   measure_attention(ops, sizes, fingerprint);
   measure_ends(ops, sizes, fingerprint);
+  ops.set_workspace(Tensor{});
   double best = 0;
   for (const GemmRate& rate : fingerprint.gemms) best = std::max(best, rate.flops_per_s);
   fingerprint.peaks.push_back({precision_name(ops), best});

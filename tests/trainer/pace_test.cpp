@@ -59,6 +59,22 @@ Paced run_paced(const Schedule& schedule, const CostModel& cost, double work_s) 
           rig.times.peak_live, rig.faults(), pacer.counts()};
 }
 
+double overruns_of(const Paced& paced) {
+  return cluster().world().allreduce_sum(double(paced.counts.overruns));
+}
+
+/// A step in which no action overran its time: where the machine took the cores away, the timeline
+/// is not the pace's, and the step is run again, kAttempts times in all. Collective.
+Paced run_undisturbed(const Schedule& schedule, const CostModel& cost) {
+  constexpr int kAttempts = 8;
+  Paced paced = run_paced(schedule, cost, kWorkS);
+  for (int attempt = 1; attempt < kAttempts && overruns_of(paced) > 0; ++attempt) {
+    paced = run_paced(schedule, cost, kWorkS);
+  }
+  EXPECT_EQ(overruns_of(paced), 0);
+  return paced;
+}
+
 TEST(Paced, BubbleIsThePredictedOneAndTheClosedForms) {
   const int ranks = cluster().size();
   for (const char* name : {"gpipe", "1f1b", "dualpipe"}) {
@@ -72,21 +88,19 @@ TEST(Paced, BubbleIsThePredictedOneAndTheClosedForms) {
       SCOPED_TRACE(fmt::format("{} P={} M={}", name, ranks, request.micro_batches));
       const Schedule schedule = row.generate(request);
       const CostModel cost = profile().cost_model(ranks, schedule.placement.stages);
-      const Paced paced = run_paced(schedule, cost, kWorkS);
+      const Paced paced = run_undisturbed(schedule, cost);
       const Simulation predicted = simulate(schedule, cost);
       EXPECT_THAT(paced.faults, IsEmpty());
       EXPECT_EQ(paced.peak_live, predicted.peak_live[static_cast<std::size_t>(cluster().rank())]);
-      const double overruns = cluster().world().allreduce_sum(double(paced.counts.overruns));
       const double actions = cluster().world().allreduce_sum(double(paced.counts.actions));
       if (cluster().rank() != 0) continue;
-      EXPECT_LE(overruns, kMaxOverrunFraction * actions);
       EXPECT_NEAR(paced.timeline.bubble_ratio(), predicted.bubble_ratio, kBubbleTolerance);
       const double bubble_s = row.closed_form.bubble(request, kActionS, kActionS, kActionS);
       const double work_s = 3 * kActionS * request.micro_batches;
       EXPECT_NEAR(paced.timeline.bubble_ratio(), bubble_s / (bubble_s + work_s), kBubbleTolerance);
-      std::printf("  %-9s P=%d M=%-2d bubble_ratio %.4f predicted %.4f, %g overruns of %g\n", name,
-                  ranks, request.micro_batches, paced.timeline.bubble_ratio(),
-                  predicted.bubble_ratio, overruns, actions);
+      std::printf("  %-9s P=%d M=%-2d bubble_ratio %.4f predicted %.4f, %g actions\n", name, ranks,
+                  request.micro_batches, paced.timeline.bubble_ratio(), predicted.bubble_ratio,
+                  actions);
     }
   }
 }
@@ -98,7 +112,7 @@ TEST(Paced, ASlowRankShowsAndIsPredicted) {
   slow.speed.assign(static_cast<std::size_t>(ranks), 1.0);
   slow.speed[1] = 0.7;
   const CostModel cost = slow.cost_model(ranks, ranks);
-  const Paced paced = run_paced(schedule, cost, kWorkS);
+  const Paced paced = run_undisturbed(schedule, cost);
   if (cluster().rank() != 0) return;
   const double even = simulate(schedule, profile().cost_model(ranks, ranks)).bubble_ratio;
   EXPECT_NEAR(paced.timeline.bubble_ratio(), simulate(schedule, cost).bubble_ratio,
@@ -112,7 +126,7 @@ TEST(Paced, MessageTimesDelayTheReceiver) {
   const Schedule schedule = make_schedule("gpipe", request_of(ranks, ranks));
   CostModel cost = profile().cost_model(ranks, ranks);
   cost.message = CostModel::uniform(ranks, ranks, {1, 1, 1}, kActionS / 2).message;
-  const Paced paced = run_paced(schedule, cost, kWorkS);
+  const Paced paced = run_undisturbed(schedule, cost);
   if (cluster().rank() != 0) return;
   const double predicted = simulate(schedule, cost).makespan;
   EXPECT_NEAR(paced.timeline.makespan_s() / predicted, 1, kBubbleTolerance);
