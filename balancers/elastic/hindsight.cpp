@@ -14,6 +14,33 @@ void offer(std::vector<PipelinePlan>& plans, const PipelinePlan& plan) {
   if (std::find(plans.begin(), plans.end(), plan) == plans.end()) plans.push_back(plan);
 }
 
+/// `plan` and what single layers over single boundaries make of it, as long as its step gets
+/// shorter.
+void offer_climb(std::vector<PipelinePlan>& plans, const PipelineSimulator& simulator,
+                 PipelinePlan plan, const std::vector<double>& level) {
+  double least = simulator.step_s(plan, level);
+  for (bool better = true; better;) {
+    offer(plans, plan);
+    better = false;
+    PipelinePlan best = plan;
+    for (std::size_t s = 1; s + 1 < plan.partition.first.size(); ++s) {
+      for (const int by : {-1, 1}) {
+        PipelinePlan moved = plan;
+        int& cut = moved.partition.first[s];
+        cut += by;
+        const auto& first = moved.partition.first;
+        if (cut <= first[s - 1] || cut >= first[s + 1] || !simulator.fits(moved)) continue;
+        const double step = simulator.step_s(moved, level);
+        if (step >= least * (1 - 1e-9)) continue;
+        least = step;
+        best = moved;
+        better = true;
+      }
+    }
+    plan = best;
+  }
+}
+
 /// Mean factors of steps [first, last).
 std::vector<double> mean_level(const Episode& episode, int first, int last) {
   std::vector<double> mean(episode.nominal.size(), 0.0);
@@ -80,7 +107,7 @@ double hindsight_s(const Episode& episode, const std::vector<PipelinePlan>& offe
     for (std::size_t b = a + 1; b < cuts.size(); ++b) {
       const std::vector<double> level = mean_level(episode, cuts[a], cuts[b]);
       for (const Candidate& option : candidates(episode.simulator, episode.start, level)) {
-        offer(plans, option.plan);
+        offer_climb(plans, episode.simulator, option.plan, level);
       }
     }
   }

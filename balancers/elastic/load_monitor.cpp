@@ -37,7 +37,30 @@ double ChangeDetector::error() const { return sigma() / std::sqrt(std::max(1.0, 
 
 double ChangeDetector::leaning() const {
   const double limit = kThreshold * sigma();
-  return up_ >= down_ ? std::min(1.0, up_ / limit) : -std::min(1.0, down_ / limit);
+  return up_.s >= down_.s ? std::min(1.0, up_.s / limit) : -std::min(1.0, down_.s / limit);
+}
+
+bool ChangeDetector::drive(Drive& side, double add, double limit) {
+  side.s += add;
+  if (side.s <= 0) {
+    side = {};
+    return false;
+  }
+  side.largest = std::max(side.largest, add);
+  return add > 0 && side.s > limit && side.s - side.largest > kWithoutLargest * limit;
+}
+
+void ChangeDetector::take_new_mean() {
+  const double off = recent_.back() - mean_;
+  double sum = 0;
+  count_ = 0;
+  for (auto x = recent_.rbegin(); x != recent_.rend() && (*x - mean_) / off >= 0.5; ++x) {
+    sum += *x;
+    count_ += 1;
+  }
+  jump_ = sum / count_ - mean_;
+  mean_ += jump_;
+  up_ = down_ = {};
 }
 
 bool ChangeDetector::observe(double x) {
@@ -55,22 +78,13 @@ bool ChangeDetector::observe(double x) {
     count_ = 1;
     return false;
   }
-  const double k = std::max(before / 2, kIndifference), limit = kThreshold * before;
+  const double k = std::max(before / 2, kIndifference) + error(), limit = kThreshold * before;
   const double off = std::clamp(x - mean_, -kClip * limit, kClip * limit);
-  const auto drive = [&](double& sum, double step, double& total, double& steps) {
-    sum = std::max(0.0, sum + step - k);
-    total = sum > 0 ? total + x : 0;
-    steps = sum > 0 ? steps + 1 : 0;
-    return sum > limit;
-  };
-  const bool up = drive(up_, off, up_sum_, up_count_);
-  const bool down = drive(down_, -off, down_sum_, down_count_);
+  recent_.push_back(x);
+  if (recent_.size() > kRecent) recent_.pop_front();
+  const bool up = drive(up_, off - k, limit), down = drive(down_, -off - k, limit);
   if (up || down) {
-    const double now = up ? up_sum_ / up_count_ : down_sum_ / down_count_;
-    jump_ = now - mean_;
-    mean_ = now;
-    count_ = up ? up_count_ : down_count_;
-    up_ = down_ = up_sum_ = down_sum_ = up_count_ = down_count_ = 0;
+    take_new_mean();
     return true;
   }
   count_ = std::min(count_ + 1, kWindow);

@@ -3,11 +3,12 @@
 //
 //   x      log(measured / expected) of a step; mean and sigma are the cell's since its last change,
 //          sigma from successive differences
-//   k      max(sigma / 2, kIndifference)
+//   k      max(sigma / 2, kIndifference) + the mean's own error
 //   S+     max(0, S+ + (x - mean) - k),  S- likewise; a step adds at most kClip h sigma, so that
 //   one
 //          outlier is noise and only a run of them a change
-//   alarm  S > h sigma (Page 1954): the new mean is that of the steps since S last left 0
+//   alarm  S > h sigma (Page 1954), kWithoutLargest of it without the largest step: the new mean is
+//          that of the last steps that are at least half as far off as the very last
 //
 // A change is the device's where the rank's other cells changed with it, the stage's (its layers')
 // where the other ranks that hold that stage did; with one cell of each it can't be told until the
@@ -15,6 +16,7 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <vector>
 
@@ -34,10 +36,12 @@ struct LoadChange {
 /// One cell's CUSUM.
 class ChangeDetector {
  public:
-  static constexpr double kThreshold = 9;        ///< h, in sigmas
-  static constexpr double kClip = 0.8;           ///< of h sigma: the most that one step adds
+  static constexpr double kThreshold = 9;  ///< h, in sigmas
+  static constexpr double kClip = 0.8;     ///< of h sigma: the most that one step adds
+  static constexpr double kWithoutLargest = 0.5;
   static constexpr double kIndifference = 0.02;  ///< smaller changes are not looked for
   static constexpr double kLeastSigma = 0.01, kFirstSigma = 0.03;
+  static constexpr std::size_t kRecent = 16;
   static constexpr double kWindow = 50;  ///< steps that the mean remembers
 
   /// True on a change; mean() is then the new one, jump() the log ratio to the old one.
@@ -58,8 +62,14 @@ class ChangeDetector {
   double mean_ = 0, variance_ = kFirstSigma * kFirstSigma, last_ = 0, jump_ = 0;
   double count_ = 0, differences_ = 5;  ///< the first sigma weighs as five differences
   bool has_last_ = false;
-  double up_ = 0, down_ = 0;
-  double up_sum_ = 0, up_count_ = 0, down_sum_ = 0, down_count_ = 0;
+  /// One side's S, and the largest addition since it last left 0.
+  struct Drive {
+    double s = 0, largest = 0;
+  };
+  static bool drive(Drive& side, double add, double limit);
+  void take_new_mean();
+  std::deque<double> recent_;  ///< the last kRecent steps
+  Drive up_, down_;
 };
 
 class LoadMonitor {
