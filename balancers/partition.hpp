@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "schedules/cost_model.hpp"
+
 namespace pipemark {
 
 struct Partition {
@@ -24,5 +26,9 @@ struct LayerCost {
   double forward_s = 0, input_grad_s = 0, weight_grad_s = 0;
   double total_s() const { return forward_s + input_grad_s + weight_grad_s; }
 };
+
+/// F, I and W of layers [first, last), added to `start`.
+StageCost stage_time(const std::vector<LayerCost>& layers, int first, int last,
+                     StageCost start = {0, 0, 0});
 
 }  // namespace pipemark

@@ -101,15 +101,8 @@ CostModel cost_model(const PartitionStudy& study, const Partition& partition,
   cost.message.assign(ranks * ranks, 0);
   std::vector<StageCost> of_stage;
   for (int s = 0; s < placement.stages; ++s) {
-    StageCost stage{0, 0, 0};
-    for (int l = partition.first[static_cast<std::size_t>(s)];
-         l < partition.first[static_cast<std::size_t>(s) + 1]; ++l) {
-      const LayerCost& layer = study.layers[static_cast<std::size_t>(l)];
-      stage.forward += layer.forward_s;
-      stage.input_grad += layer.input_grad_s;
-      stage.weight_grad += layer.weight_grad_s;
-    }
-    of_stage.push_back(stage);
+    const int* cut = partition.first.data() + s;
+    of_stage.push_back(stage_time(study.layers, cut[0], cut[1]));
   }
   for (int rank = 0; rank < placement.ranks; ++rank) {
     const double speed = speed_of(study, rank);

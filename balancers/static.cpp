@@ -15,6 +15,16 @@ int Partition::stage_of(int layer) const {
   return static_cast<int>(after - first.begin()) - 1;
 }
 
+StageCost stage_time(const std::vector<LayerCost>& layers, int first, int last, StageCost start) {
+  for (int l = first; l < last; ++l) {
+    const LayerCost& layer = layers[static_cast<std::size_t>(l)];
+    start.forward += layer.forward_s;
+    start.input_grad += layer.input_grad_s;
+    start.weight_grad += layer.weight_grad_s;
+  }
+  return start;
+}
+
 namespace {
 void check_sizes(int layers, int stages) {
   if (stages < 1 || layers < stages) {

@@ -147,6 +147,8 @@ void GptStage::build_layers() {
     head_ = std::make_unique<HeadLayer>(ops_, shape_, norm_w, norm_b, table);
   }
   check(next == first_expert_, "GptStage: {} of {} tensors are used", next, first_expert_);
+  if (model_.has_experts())
+    zeroed_ = {parameters_->gradients};  // the experts' and the routers' too
 }
 
 GptStage::Slot GptStage::take_room(DType dtype, Arena& arena) const {
@@ -401,10 +403,6 @@ std::vector<float> GptStage::read_losses(Stream stream) {
 }
 
 void GptStage::zero_gradients(Stream stream) {
-  if (model_.has_experts()) {  // every micro-batch adds to the experts' and the routers'
-    const Tensor& all = parameters_->gradients;
-    ops_.device().fill_zero(stream, all.data, all.bytes());
-  }
   for (std::vector<float>& loads : loads_) std::fill(loads.begin(), loads.end(), 0.0f);
   for (const Tensor& gradient : zeroed_) {
     ops_.device().fill_zero(stream, gradient.data, gradient.bytes());

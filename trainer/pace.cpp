@@ -85,14 +85,8 @@ CostModel PaceProfile::cost_model(int ranks, const Partition& partition, int seq
   for (int rank = 0; rank < ranks; ++rank) {
     for (int s = 0; s < partition.stages(); ++s) {
       const double o = layers->overhead_s;
-      StageCost sum{o, o, o};
-      for (int layer = partition.first[static_cast<std::size_t>(s)];
-           layer < partition.first[static_cast<std::size_t>(s) + 1]; ++layer) {
-        const LayerCost& c = costs[static_cast<std::size_t>(layer)];
-        sum.forward += c.forward_s;
-        sum.input_grad += c.input_grad_s;
-        sum.weight_grad += c.weight_grad_s;
-      }
+      const int* cut = partition.first.data() + s;
+      const StageCost sum = stage_time(costs, cut[0], cut[1], {o, o, o});
       cost.stage.push_back(scaled(sum, factor_of(rank, step)));
     }
   }

@@ -8,10 +8,13 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "kernels/device.hpp"
 
 namespace pipemark {
+
+class Group;
 
 /// A place in a rank's memory, to be opened by another process. Travels as bytes.
 struct SharedPlace {
@@ -49,6 +52,13 @@ class PeerMemory {
 inline bool reached(std::uint32_t flag, std::uint32_t value) {
   return static_cast<std::int32_t>(flag - value) >= 0;
 }
+
+/// Where the `own` of each rank lies as this process sees it, by rank. Collective; the ranks are on
+/// one machine.
+std::vector<void*> shared_places(Group& group, PeerMemory& memory, void* own);
+/// The same of flags, which are 0 when the call returns on any rank.
+std::vector<std::uint32_t*> shared_flags(Group& group, Device& device, PeerMemory& memory,
+                                         const Tensor& own);
 
 /// `device` is a CudaDevice. Throws EnvironmentError where the build or the driver lacks what it
 /// needs.

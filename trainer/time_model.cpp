@@ -90,15 +90,4 @@ std::vector<LayerCost> predict_layer_times(const Fingerprint& device, const std:
   return layers;
 }
 
-StageCost stage_time(const std::vector<LayerCost>& layers, int first, int last) {
-  StageCost stage{0, 0, 0};
-  for (int l = first; l < last; ++l) {
-    const LayerCost& layer = layers[static_cast<std::size_t>(l)];
-    stage.forward += layer.forward_s;
-    stage.input_grad += layer.input_grad_s;
-    stage.weight_grad += layer.weight_grad_s;
-  }
-  return stage;
-}
-
 }  // namespace pipemark

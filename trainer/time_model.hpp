@@ -7,7 +7,6 @@
 
 #include "balancers/fingerprint.hpp"
 #include "balancers/partition.hpp"
-#include "schedules/cost_model.hpp"
 #include "trainer/config.hpp"
 
 namespace pipemark {
@@ -16,8 +15,5 @@ namespace pipemark {
 std::vector<LayerCost> predict_layer_times(const Fingerprint& device, const std::string& precision,
                                            double act_bytes, const ModelConfig& model,
                                            int sequences);
-
-/// F, I and W of layers [first, last).
-StageCost stage_time(const std::vector<LayerCost>& layers, int first, int last);
 
 }  // namespace pipemark

@@ -63,8 +63,7 @@ Trainer::Impl::Impl(Cluster& cluster, const RunConfig& config, const PaceProfile
   make_host_rooms();
   make_pipeline(pace);
   make_balancer(pace);
-  alone_ = cluster_.size() == 1 && pieces_->stages.size() == 1 && !has_experts() &&
-           !balancing_;
+  alone_ = cluster_.size() == 1 && pieces_->stages.size() == 1 && !has_experts() && !balancing_;
   if (alone_) executor_->set_overlapped([this] { enqueue_update_alone(); });
 }
 
@@ -110,27 +109,28 @@ std::unique_ptr<Trainer::Impl::Pieces> Trainer::Impl::make_pieces() {
   return pieces;
 }
 
+/// The ranks of a paced run share cores whatever the machine has.
+TransportMpi::Options Trainer::Impl::transport_options(bool paced) const {
+  return {config_.train.wait_timeout_s, paced ? WaitPolicy::shared_core : cluster_.wait_policy()};
+}
+
 void Trainer::Impl::make_exchange(const PaceProfile* pace) {
   if (!has_experts()) return;
   const ParallelConfig& parallel = config_.parallel;
   expert_group_ = {parallel.expert, grid_.expert_rank,
                    config_.model.experts + parallel.redundant_experts, nullptr};
   if (parallel.expert == 1) return;
-  const WaitPolicy policy = pace != nullptr ? WaitPolicy::shared_core : cluster_.wait_policy();
   ExpertLink link;
   if (pace != nullptr) link = {pace->expert_latency_s, pace->expert_bytes_per_s};
-  exchange_ = std::make_unique<ExpertExchange>(
-      grid_.expert, ops_->device(), TransportMpi::Options{config_.train.wait_timeout_s, policy},
-      link);
+  exchange_ = std::make_unique<ExpertExchange>(grid_.expert, ops_->device(),
+                                               transport_options(pace != nullptr), link);
   expert_group_.exchange = exchange_.get();
 }
 
 void Trainer::Impl::make_pipeline(const PaceProfile* pace) {
   const Placement& placement = plan_.schedule.placement;
   if (placement.ranks > 1) {
-    const WaitPolicy policy = pace != nullptr ? WaitPolicy::shared_core : cluster_.wait_policy();
-    transport_ = links_->make_transport(
-        grid_.pipeline, TransportMpi::Options{config_.train.wait_timeout_s, policy});
+    transport_ = links_->make_transport(grid_.pipeline, transport_options(pace != nullptr));
     const std::int64_t boundary = LayerShape(config_.model, plan_.shape.sequences).elements();
     message_s_ = measure_message_time(grid_.pipeline, *transport_, ops_->device(),
                                       pieces_->buffers.front().slice(0, boundary),

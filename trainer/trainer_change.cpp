@@ -148,8 +148,7 @@ void Trainer::Impl::make_links() {
   if (links_->chosen() != "mpi") {
     transport_.reset();
     links_ = std::make_unique<DeviceLinks>(cluster_, config_.device, *ops_, paced_);
-    transport_ = links_->make_transport(
-        grid_.pipeline, {config_.train.wait_timeout_s, cluster_.wait_policy()});
+    transport_ = links_->make_transport(grid_.pipeline, transport_options());
   }
   sync_ = std::make_unique<GradientSync>(cluster_, grid_, plan_.schedule.placement,
                                          config_.model.tied, links_.get());
@@ -181,8 +180,7 @@ std::string Trainer::Impl::change_plan(const PipelinePlan& to, DecisionReport& t
   }
   std::swap(pieces_, old);
   // By MPI whatever carries the steps: these messages are of this moment only.
-  TransportMpi carrier(grid_.pipeline, ops_->device(),
-                       {config_.train.wait_timeout_s, cluster_.wait_policy()});
+  TransportMpi carrier(grid_.pipeline, ops_->device(), transport_options());
   const std::int64_t sent =
       migrate(config_.model, ops_->device(), stream_, &carrier, grid_.pipeline_rank,
               {plan, old->stages}, {plan_, pieces_->stages});

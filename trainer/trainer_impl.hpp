@@ -62,8 +62,9 @@ class Trainer::Impl {
   std::vector<StageCost> find_fixed_costs(const RunConfig& config,
                                           const std::vector<LayerCost>& costs);
   void make_pipeline(const PaceProfile* pace);
+  TransportMpi::Options transport_options(bool paced = false) const;
   void make_host_rooms();
-  std::string label_device();  ///< collective
+  std::string label_device();             ///< collective
   std::unique_ptr<Pieces> make_pieces();  ///< collective
   void make_executor();
   void make_balancer(const PaceProfile* pace);  ///< collective; where the configuration names one
@@ -134,14 +135,14 @@ class Trainer::Impl {
   std::unique_ptr<Ops> ops_;
   Grid grid_;
   Dataset data_;
-  std::vector<double> rank_speeds_;  ///< by pipeline rank, where layers were measured
+  std::vector<double> rank_speeds_;     ///< by pipeline rank, where layers were measured
   std::vector<StageCost> fixed_costs_;  ///< measured for the elastic balancer; before layer_costs_
   std::vector<LayerCost> layer_costs_;
   RunPlan plan_;
   ExecutorPlan step_plan_, forward_plan_;
   std::unique_ptr<Pieces> pieces_;
   std::vector<bool> stage_done_;  ///< by held stage: its gradients' sum has begun in this step
-  std::string device_label_;  ///< of this rank, for the record
+  std::string device_label_;      ///< of this rank, for the record
   std::unique_ptr<DeviceLinks> links_;
   std::unique_ptr<GradientSync> sync_;
   std::optional<PaceProfile> pace_;

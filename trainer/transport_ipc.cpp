@@ -7,8 +7,8 @@
 
 namespace pipemark {
 
-/// About one message, to the rank at its other end: the sender tells from where, and both by which of
-/// their flags they want to hear.
+/// About one message, to the rank at its other end: the sender tells from where, and both by which
+/// of their flags they want to hear.
 struct TransportIpc::Notice {
   std::int32_t to = -1, tag = 0;
   std::uint32_t from_sender = 0;
@@ -23,17 +23,7 @@ TransportIpc::TransportIpc(Group& pipeline, Device& device, PeerMemory& memory,
       memory_(memory),
       flags_memory_(device, MemoryKind::device, kFlags * sizeof(std::uint32_t)) {
   const Tensor flags = flags_memory_.take(kFlags, DType::i32, "transport/flags");
-  const Stream stream = device_.stream(StreamRole::compute);
-  device_.fill_zero(stream, flags.data, flags.bytes());
-  device_.synchronize(stream);
-  const SharedPlace own = memory_.share(flags.data);
-  const auto all = group_.all_gather(std::string(reinterpret_cast<const char*>(&own), sizeof own));
-  for (int rank = 0; rank < group_.size(); ++rank) {
-    SharedPlace place;
-    std::memcpy(&place, all[static_cast<std::size_t>(rank)].data(), sizeof place);
-    void* at = rank == group_.rank() ? flags.data : memory_.open(place);
-    flags_.push_back(static_cast<std::uint32_t*>(at));
-  }
+  flags_ = shared_flags(group_, device_, memory_, flags);
 }
 
 TransportIpc::~TransportIpc() {
@@ -74,8 +64,8 @@ void TransportIpc::connect(int, std::span<const PlannedTransfer> receives,
                            std::span<const PlannedTransfer> sends) {
   Plan& plan = plans_.emplace_back();
   const std::vector<Notice> mine = make_messages(plan, receives, sends);
-  const auto all = group_.all_gather(std::string(reinterpret_cast<const char*>(mine.data()),
-                                                 mine.size() * sizeof(Notice)));
+  const auto all = group_.all_gather(
+      std::string(reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(Notice)));
   std::vector<std::vector<Notice>> told(all.size());  // by the rank that tells
   for (std::size_t rank = 0; rank < all.size(); ++rank) {
     for (std::size_t at = 0; at < all[rank].size(); at += sizeof(Notice)) {

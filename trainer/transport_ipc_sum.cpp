@@ -1,7 +1,6 @@
 #include "trainer/transport_ipc_sum.hpp"
 
 #include <algorithm>
-#include <cstring>
 
 #include "trainer/cluster.hpp"
 
@@ -16,28 +15,14 @@ IpcSum::IpcSum(Group& group, Device& device, PeerMemory& memory)
       memory_(memory),
       flags_memory_(device, MemoryKind::device, kFlags * sizeof(std::uint32_t)) {
   const Tensor flags = flags_memory_.take(kFlags, DType::i32, "transport/sum flags");
-  const Stream stream = device.stream(StreamRole::compute);
-  device.fill_zero(stream, flags.data, flags.bytes());
-  device.synchronize(stream);
-  for (void* at : exchange(flags)) flags_.push_back(static_cast<std::uint32_t*>(at));
-}
-
-std::vector<void*> IpcSum::exchange(const Tensor& own) {
-  const SharedPlace place = memory_.share(own.data);
-  const auto all =
-      group_.all_gather(std::string(reinterpret_cast<const char*>(&place), sizeof place));
-  std::vector<void*> places;
-  for (int rank = 0; rank < group_.size(); ++rank) {
-    SharedPlace theirs;
-    std::memcpy(&theirs, all[static_cast<std::size_t>(rank)].data(), sizeof theirs);
-    places.push_back(rank == group_.rank() ? own.data : memory_.open(theirs));
-  }
-  return places;
+  flags_ = shared_flags(group_, device, memory_, flags);
 }
 
 int IpcSum::prepare(Tensor values) {
   Parts& parts = tensors_.emplace_back();
-  for (void* at : exchange(values)) parts.of.push_back(static_cast<float*>(at));
+  for (void* at : shared_places(group_, memory_, values.data)) {
+    parts.of.push_back(static_cast<float*>(at));
+  }
   parts.size = values.size;
   const double largest = group_.allreduce_max(static_cast<double>(values.size), "a sum's size");
   check(largest == static_cast<double>(values.size), "IpcSum: {} elements here, {} elsewhere",

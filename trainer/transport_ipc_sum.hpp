@@ -26,8 +26,6 @@ class IpcSum final : public DeviceSum {
   void run(Stream stream, int number, std::int64_t first, std::int64_t count) override;
 
  private:
-  /// One place of this rank in the memory of each rank, as this process sees them.
-  std::vector<void*> exchange(const Tensor& own);
   void meet(Stream stream, int phase);
 
   Group& group_;

@@ -148,6 +148,19 @@ inline double norm(const std::vector<float>& values) {
   return std::sqrt(sum);
 }
 
+/// The golden training, on a pipeline of `ranks`.
+inline RunConfig run_of(const Golden& golden, const std::string& schedule, int ranks) {
+  RunConfig run;
+  run.model = golden.model;
+  run.train = golden.train;
+  run.train.validation_batches = 0;
+  run.train.wait_timeout_s = 30;
+  run.data = {golden.text, "bytes", 0.0};
+  run.parallel.pipeline = ranks;
+  run.schedule.name = schedule;
+  return run;
+}
+
 /// One line for each tensor that is missing, doubled, of another size or outside the bound; empty:
 /// equal. `actual` is any range of {name, values}, in any order. `worst` gets the largest error as
 /// a share of its bound. `units` widens the bound by another arithmetic's unit roundoff over

@@ -46,18 +46,11 @@ class Script final : public RunningBalancer {
 };
 
 RunConfig run_of(const golden::Golden& golden, const std::string& schedule) {
-  RunConfig run;
-  run.model = golden.model;
+  RunConfig run = golden::run_of(golden, schedule, cluster().size());
   run.model.layers = 8;
-  run.train = golden.train;
   run.train.steps = 8;
   run.train.batch = 16;
   run.train.micro_batches = 16;
-  run.train.validation_batches = 0;
-  run.train.wait_timeout_s = 30;
-  run.data = {golden.text, "bytes", 0.0};
-  run.parallel.pipeline = cluster().size();
-  run.schedule.name = schedule;
   return run;
 }
 

@@ -37,17 +37,10 @@ std::vector<GridSize> grids() {
 
 RunConfig moe_run(const golden::Golden& golden, const std::string& schedule, GridSize grid,
                   int micro_batches) {
-  RunConfig run;
-  run.model = golden.model;
-  run.train = golden.train;
+  RunConfig run = golden::run_of(golden, schedule, grid.pipeline);
   run.train.micro_batches = micro_batches;
-  run.train.validation_batches = 0;
-  run.train.wait_timeout_s = 30;
-  run.data = {golden.text, "bytes", 0.0};
-  run.parallel.pipeline = grid.pipeline;
   run.parallel.data = grid.data;
   run.parallel.expert = grid.expert;
-  run.schedule.name = schedule;
   run.device.backend = "kokkos";
   return run;
 }

@@ -22,15 +22,8 @@ Cluster& cluster() {
 }
 
 RunConfig golden_run(const golden::Golden& golden, const std::string& schedule, int micro_batches) {
-  RunConfig run;
-  run.model = golden.model;
-  run.train = golden.train;
+  RunConfig run = golden::run_of(golden, schedule, cluster().size());
   run.train.micro_batches = micro_batches;
-  run.train.validation_batches = 0;
-  run.train.wait_timeout_s = 30;
-  run.data = {golden.text, "bytes", 0.0};
-  run.parallel.pipeline = cluster().size();
-  run.schedule.name = schedule;
   run.device.backend = kBackend;
   return run;
 }
